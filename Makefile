@@ -1,0 +1,29 @@
+# make demo   set up, then run the quickstart sweep
+# make test   set up, then check style, types and all tests
+# make lint   style and types only
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint setup
+
+demo: setup
+	$(BIN)/raypixel sweep sweeps/quickstart.yaml
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raypixel needs Python 3.11 or newer, PYTHON=... chooses one")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (about 2 GB; some minutes)"
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,275 @@
+"""Checkpoints: a directory that rebuilds a model and continues its training, with nothing pickled.
+
+    step-00000940/
+        model.safetensors      weights for use (the EMA's where there is one)
+        training.safetensors   optimizer state, and the raw weights where an EMA is used
+        config.yaml            the experiment, image shape, levels and classes
+        state.json             position in the training, history of the best
+        checkpoint.json        format version, size and sha256 of the files above; written last
+
+A directory is written under a temporary name and renamed, so one that is there is complete; `checkpoint.json` also
+catches what happens to it afterwards (a truncated copy, a foreign file). Random state needs no bytes: every draw of
+a training is a function of (seed, epoch, step), see `raypixel.training`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from raypixel.config import load_yaml
+from raypixel.errors import CheckpointError, ConfigError, RaypixelError
+from raypixel.models import build_model, validate_model_config
+
+FORMAT_VERSION = 1
+_INDEX = "checkpoint.json"
+_FILES = ("model.safetensors", "training.safetensors", "config.yaml", "state.json")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a training hands over to be saved; tensors are live and valid only during the call.
+
+    Attributes:
+        weights: The model's parameters and buffers for use, by name.
+        tensors: What else continuing needs, by name.
+        state: Plain numbers and texts that continuing needs.
+    """
+
+    weights: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What `config.yaml` holds beside the weights.
+
+    Attributes:
+        experiment: The whole experiment as a mapping; `experiment["model"]` rebuilds the model.
+        image_shape: (C, H, W).
+        num_levels: Levels of a sub-pixel after the data options.
+        num_classes: Classes of the data set, 0 where it has none.
+    """
+
+    experiment: Mapping[str, Any]
+    image_shape: tuple[int, int, int]
+    num_levels: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files were found complete."""
+
+    path: Path
+    info: ModelInfo
+    state: Mapping[str, Any]
+
+    def load_model(self, device: torch.device | None = None) -> nn.Module:
+        """Rebuild the model with its weights, in evaluation mode.
+
+        Raises:
+            CheckpointError: The weights do not fit the config.
+        """
+        try:
+            model = build_model(
+                validate_model_config(self.info.experiment["model"]),
+                image_shape=self.info.image_shape,
+                num_levels=self.info.num_levels,
+                num_classes=self.info.num_classes,
+            )
+            model.load_state_dict(_load_tensors(self.path / "model.safetensors"))
+        except (RuntimeError, ValueError, KeyError, ConfigError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{self.path}: weights do not fit config.yaml: {reason}"
+            ) from None
+        return model.to(device or torch.device("cpu")).eval()
+
+    def training_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of `Snapshot.tensors`."""
+        return _load_tensors(self.path / "training.safetensors")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the tensors of `Snapshot.weights`."""
+        return _load_tensors(self.path / "model.safetensors")
+
+
+def write_checkpoint(path: Path, snapshot: Snapshot, info: ModelInfo) -> None:
+    """Write a checkpoint directory; it appears complete or not at all.
+
+    Raises:
+        CheckpointError: The directory cannot be written, for example because the disk is full.
+    """
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same id
+    try:
+        temporary.mkdir(parents=True)
+        _save_tensors(temporary / "model.safetensors", snapshot.weights)
+        _save_tensors(temporary / "training.safetensors", snapshot.tensors)
+        config = {
+            "image_shape": list(info.image_shape),
+            "num_levels": info.num_levels,
+            "num_classes": info.num_classes,
+            "experiment": dict(info.experiment),
+        }
+        (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (temporary / "state.json").write_text(json.dumps(dict(snapshot.state), indent=1))
+        files = {
+            name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
+            for name in _FILES
+        }
+        index = {"format": "raypixel-checkpoint", "format_version": FORMAT_VERSION, "files": files}
+        (temporary / _INDEX).write_text(json.dumps(index, indent=1))
+        for file in temporary.iterdir():
+            _fsync(file)
+        if path.exists():  # the same step again, after resuming from an earlier one
+            shutil.rmtree(path)
+        temporary.rename(path)
+        _fsync(path.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise CheckpointError(f"{path}: cannot be written ({reason})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Check a checkpoint directory and read its config and state.
+
+    Raises:
+        CheckpointError: It is missing, truncated, altered, of another program or of a newer version.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: must be a checkpoint directory, got {_kind(path)}")
+    try:
+        index = json.loads((path / _INDEX).read_text())
+        version = index["format_version"]
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in index["files"].items()}
+        is_ours = index["format"] == "raypixel-checkpoint"
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: is not a raypixel checkpoint, {_INDEX} is missing"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{path}: is damaged, {_INDEX} cannot be read") from None
+    if not is_ours or version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version must be {FORMAT_VERSION}, got {version!r} "
+            "(written by another version of raypixel?)"
+        )
+    for name in _FILES:
+        _check_file(path, name, files.get(name))
+    try:
+        config = load_yaml(path / "config.yaml")
+        channels, height, width = config["image_shape"]
+        info = ModelInfo(
+            config["experiment"],
+            (channels, height, width),
+            config["num_levels"],
+            config["num_classes"],
+        )
+        state = json.loads((path / "state.json").read_text())
+    except (KeyError, TypeError, ValueError, RaypixelError):
+        raise CheckpointError(
+            f"{path}: is damaged, config.yaml or state.json is not ours"
+        ) from None
+    return Checkpoint(path, info, state)
+
+
+class CheckpointStore:
+    """The checkpoints of one training: the newest and the best, under the links `last` and `best`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def best(self) -> Path:
+        """Link to the checkpoint with the lowest validation likelihood."""
+        return self.directory / "best"
+
+    @property
+    def last(self) -> Path:
+        """Link to the newest checkpoint."""
+        return self.directory / "last"
+
+    def save(self, snapshot: Snapshot, info: ModelInfo, *, step: int, is_best: bool) -> Path:
+        """Write a checkpoint, move the links, and delete what no link names any more."""
+        path = self.directory / f"step-{step:08d}"
+        write_checkpoint(path, snapshot, info)
+        self._link(self.last, path)
+        if is_best or not self.best.exists():
+            self._link(self.best, path)
+        kept = {self.last.resolve(), self.best.resolve()}
+        for old in self.directory.glob("step-*"):
+            if old.resolve() not in kept:
+                shutil.rmtree(old)
+        return path
+
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """Return the newest complete checkpoint, and a line for each damaged one passed over."""
+        problems: list[str] = []
+        for path in sorted(self.directory.glob("step-*"), reverse=True):
+            try:
+                return read_checkpoint(path), problems
+            except CheckpointError as error:
+                problems.append(str(error))
+        return None, problems
+
+    def _link(self, link: Path, target: Path) -> None:
+        temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target.name)
+        temporary.replace(link)
+
+
+def _check_file(path: Path, name: str, expected: tuple[int, str] | None) -> None:
+    file = path / name
+    if expected is None or not file.is_file():
+        raise CheckpointError(f"{path}: is incomplete, {name} is missing")
+    size, digest = expected
+    if file.stat().st_size != size:
+        raise CheckpointError(
+            f"{file}: is truncated or altered, must have {size} bytes, got {file.stat().st_size}"
+        )
+    if _sha256(file) != digest:
+        raise CheckpointError(f"{file}: is damaged, its sha256 is not that of {_INDEX}")
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _kind(path: Path) -> str:
+    return "a file" if path.is_file() else "nothing there"

@@ -1,0 +1,41 @@
+"""The options of a data set: where it lies, how its levels are reduced, how many images are used."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from raypixel.config import ConfigProblems, Frozen
+
+
+class DataConfig(Frozen):
+    """Say which prepared data set is used, and how its levels are read."""
+
+    name: str
+    """Name of a prepared data set, a folder under `root`."""
+
+    root: Annotated[Path, Field(strict=False)] = Path("data")
+    """Folder of the prepared data sets."""
+
+    binarization: Literal["none", "threshold", "stochastic", "fixed"] = "none"
+    """`threshold`: 1 where x >= K/2. `stochastic`: a fresh draw with probability x/(K-1) every epoch.
+    `fixed`: one such draw per image from `binarization_seed`, the same in every epoch."""
+
+    binarization_seed: int = 0
+    """Seed of the `fixed` binarization."""
+
+    num_levels: Annotated[int, Field(ge=2, le=256)] | None = None
+    """Quantize to this many levels, floor(x * num_levels / K); `null` keeps the prepared ones."""
+
+    max_train_images: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first images of the train split."""
+
+    max_eval_images: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first images of the val and of the test split."""
+
+    @model_validator(mode="after")
+    def _one_reduction(self) -> Self:
+        if self.num_levels is not None and self.binarization != "none":
+            rule = f"must be null with binarization {self.binarization!r}, got {self.num_levels}"
+            raise ConfigProblems([(("num_levels",), rule)])
+        return self

@@ -1,0 +1,111 @@
+"""From the levels at rest to the levels a model is trained on: binarization and quantization.
+
+`fix_levels` does once, over a whole split, everything that is the same in every epoch. `to_levels` maps one batch of
+prepared levels; after `fix_levels` only a stochastic binarization is left for it.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from raypixel.data.config import DataConfig
+from raypixel.data.manifest import Manifest
+from raypixel.data.shards import Split
+from raypixel.errors import ConfigError
+
+
+def num_levels_of(config: DataConfig, manifest: Manifest) -> int:
+    """Return the number of levels after the options of a config.
+
+    Raises:
+        ConfigError: The options ask for more levels than were prepared, or binarize two levels.
+    """
+    prepared = manifest.num_levels
+    if config.num_levels is not None:
+        if config.num_levels > prepared:
+            rule = f"must be at most the {prepared} of {manifest.name!r}"
+            raise ConfigError(f"data.num_levels {rule}, got {config.num_levels}")
+        return config.num_levels
+    if config.binarization == "none":
+        return prepared
+    if prepared == 2 and config.binarization != "fixed":
+        rule = f"must be 'none' or 'fixed' for {manifest.name!r}, which has 2 levels"
+        raise ConfigError(f"data.binarization {rule}, got {config.binarization!r}")
+    return 2
+
+
+def to_levels(
+    x: Tensor, config: DataConfig, manifest: Manifest, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Map prepared levels to the levels of a config.
+
+    The draw of `fixed` is made by `fix_levels`, over a whole split, and is not repeated here.
+
+    Args:
+        x: Levels as prepared, in [0, manifest.num_levels - 1], any shape, uint8.
+        config: The options.
+        manifest: Of the data set that `x` is from.
+        generator: Source of the stochastic draws, on the device of `x`.
+
+    Returns:
+        Levels in [0, num_levels_of(config, manifest) - 1], the shape of `x`, uint8.
+
+    Raises:
+        ConfigError: The options do not fit the data set.
+        ValueError: `x` is not uint8, or a draw is asked for without a generator.
+    """
+    if x.dtype != torch.uint8:
+        raise ValueError(f"x must be uint8, got {x.dtype}")
+    num_levels, prepared = num_levels_of(config, manifest), manifest.num_levels
+    if num_levels == prepared or config.binarization == "fixed":
+        return x
+    if config.binarization == "threshold":
+        return (x >= (prepared + 1) // 2).to(torch.uint8)  # x >= K/2 in integers
+    if config.binarization == "stochastic":
+        if generator is None:
+            raise ValueError("generator must be given for a stochastic binarization, got None")
+        return _bernoulli(x, prepared, generator)
+    return (x.to(torch.int32) * num_levels).div_(prepared, rounding_mode="floor").to(torch.uint8)
+
+
+def fix_levels(split: Split, config: DataConfig, manifest: Manifest, *, split_name: str) -> Split:
+    """Apply every option that does not change by epoch to a whole split.
+
+    A `fixed` binarization is drawn for all images before `max_train_images` or `max_eval_images` cuts the
+    split, so that an image looks the same however many are used.
+
+    Args:
+        split: A whole split, as `read_split` gives it.
+        config: The options.
+        manifest: Of the data set that the split is from.
+        split_name: `train`, `val` or `test`; each has its own stream of draws.
+
+    Returns:
+        The split that is trained or evaluated on; with `binarization: stochastic` still at its
+        prepared levels, for `to_levels` to draw batch by batch.
+
+    Raises:
+        ConfigError: The options do not fit the data set.
+    """
+    images = split.images
+    limit = config.max_train_images if split_name == "train" else config.max_eval_images
+    is_binary = num_levels_of(config, manifest) == manifest.num_levels == 2
+    if config.binarization == "fixed" and not is_binary:
+        seed = _seed_of(f"{config.binarization_seed}/{split_name}")
+        images = _bernoulli(images, manifest.num_levels, torch.Generator().manual_seed(seed))
+    images = images[:limit]
+    if config.binarization != "stochastic":
+        images = to_levels(images, config, manifest)
+    labels = None if split.class_labels is None else split.class_labels[:limit]
+    return Split(images=images, class_labels=labels)
+
+
+def _bernoulli(x: Tensor, num_levels: int, generator: torch.Generator) -> Tensor:
+    # One of K-1 equally likely integers is below x with probability exactly x / (K-1).
+    draws = torch.empty_like(x).random_(0, num_levels - 1, generator=generator)
+    return (draws < x).to(torch.uint8)
+
+
+def _seed_of(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1  # fits int64

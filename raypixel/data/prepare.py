@@ -1,0 +1,277 @@
+"""Make a prepared data set: read a source, write shards and manifest into a temporary folder, rename it.
+
+A folder that bears the data set's name is therefore always whole. Whoever prepares holds a lock on the root folder, which the
+operating system drops when the process ends, so temporary folders seen under the lock are left from an interrupted run.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from raypixel.data.catalog import catalog, catalog_entry
+from raypixel.data.fingerprint import content_sha256, describe, stat_sha256
+from raypixel.data.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    SPLITS,
+    Manifest,
+    Origin,
+    SplitInfo,
+    check_name,
+    check_sizes,
+    load_manifest,
+)
+from raypixel.data.shards import sync, write_split
+from raypixel.data.sources import RawSet, SourceReader, reader_of
+from raypixel.errors import DataError, did_you_mean
+
+_TEMPORARY = ".raypixel-"
+_VERIFIED_CONTENT = ("digits", "mnist")  # the content is what the name says, whatever the path
+
+
+def prepare(
+    name: str,
+    *,
+    root: Path,
+    source: Path | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Prepare a data set under a root folder, or return at once when that has been done.
+
+    A prepared set whose files are missing or truncated is made again.
+
+    Args:
+        name: A name of the catalog, or a new one for the user's own images.
+        root: Folder of the prepared data sets; made when absent.
+        source: Folder or file to read; None downloads, where that is possible.
+        size: (height, width) of the user's images; None when they all agree.
+        channels: 1 or 3, of the user's images; None takes 1 when every image is gray.
+        force: Replace a set that was prepared from another source or with other options.
+        progress: Called with the images done and the images in all.
+
+    Returns:
+        The manifest of the prepared set.
+
+    Raises:
+        DataError: The source is missing or damaged, the options do not fit, the name is taken by
+            something else, or the disk is full.
+    """
+    _check_request(name, source=source, size=size, channels=channels)
+    reader = reader_of(name, size=size, channels=channels)
+    root = Path(root)
+    origin = Origin(
+        source=str(Path(source).resolve()) if source else "", size=size, channels=channels
+    )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root):
+            existing = None if force else _existing(root, name)
+            if existing is not None:
+                _check_same(existing, origin, reader, where=root / name)
+                return existing
+            _check_replaceable(root / name)
+            if origin.source == "" and reader.fetch is None and name != "digits":
+                raise DataError(_needs_source(name))
+            return _build(root, name, origin, reader=reader, progress=progress)
+    except OSError as error:
+        rule = f"must be writable and have space for data set {name!r}"
+        raise DataError(f"{root}: {rule}, got {error.strerror or error}") from None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read `HxW`, or one number for a square, as (height, width).
+
+    Raises:
+        DataError: The text is neither, or a number is 0.
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,3})(?:[xX]([1-9][0-9]{0,3}))?", text.strip())
+    if match is None:
+        raise DataError(f"--size must be HEIGHTxWIDTH, such as 32x32, got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _check_request(
+    name: str, *, source: Path | None, size: tuple[int, int] | None, channels: int | None
+) -> None:
+    check_name(name)
+    entry = catalog_entry(name)
+    options = {"--size": size, "--channels": channels}
+    if entry is not None:
+        for option, value in options.items():
+            if value is not None:
+                rule = f"must be used with your own images only, not with {name!r}"
+                raise DataError(f"{option} {rule}, got {value}")
+        if entry.source is None and source is not None:
+            raise DataError(f"--source must be absent for {name!r}, got {str(source)!r}")
+    if channels not in (None, 1, 3):
+        raise DataError(f"--channels must be 1 or 3, got {channels}")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise DataError(f"--size must be a height and a width of at least 1, got {size}")
+    if source is not None and not Path(source).exists():
+        raise DataError(f"--source must be a folder or file that exists, got {str(source)!r}")
+
+
+def _existing(root: Path, name: str) -> Manifest | None:
+    """Return the manifest of a whole prepared set; None when there is none or it lacks something."""
+    if not (root / name / MANIFEST).is_file():
+        return None
+    try:
+        manifest = load_manifest(root, name)
+        for split_name in manifest.splits:
+            check_sizes(root, manifest, split_name)
+    except DataError:
+        return None
+    return manifest
+
+
+def _check_same(manifest: Manifest, asked: Origin, reader: SourceReader, *, where: Path) -> None:
+    made = manifest.origin
+    remedy = "choose another name or pass --force"
+    channels, *size = manifest.image_shape
+    if asked.size not in (made.size, tuple(size)) and (asked.size or asked.source):
+        got = "none" if asked.size is None else f"{asked.size[0]}x{asked.size[1]}"
+        rule = f"is prepared with {size[0]}x{size[1]} images: --size must agree"
+        raise DataError(f"{where}: {rule}, got {got}; {remedy}")
+    if asked.channels not in (made.channels, channels) and (asked.channels or asked.source):
+        got = "none" if asked.channels is None else str(asked.channels)
+        rule = f"is prepared with {channels} channels: --channels must agree"
+        raise DataError(f"{where}: {rule}, got {got}; {remedy}")
+    if asked.source == "" or manifest.name in _VERIFIED_CONTENT:
+        return
+    source = Path(asked.source)
+    files = reader.find(source)
+    if asked.source == made.source and stat_sha256(source, files) == made.stat_sha256:
+        return
+    if content_sha256(source, files) != made.sha256:
+        rule = f"is prepared from {made.source}: --source must have the same content"
+        raise DataError(f"{where}: {rule}, got {asked.source}; {remedy}")
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to replace what `prepare` has not made, such as a folder of the user's images."""
+    if not folder.exists():
+        return
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
+    foreign = sorted(n for n in names if n != MANIFEST and not _is_shard(n))
+    if foreign or not names or MANIFEST not in names:
+        got = foreign[0] if foreign else f"no {MANIFEST}"
+        raise DataError(f"{folder}: must be absent or a prepared data set, got {got}")
+
+
+def _is_shard(name: str) -> bool:
+    return re.fullmatch(rf"({'|'.join(SPLITS)})-\d+-of-\d+\.parquet", name) is not None
+
+
+def _build(
+    root: Path,
+    name: str,
+    origin: Origin,
+    *,
+    reader: SourceReader,
+    progress: Callable[[int, int], None] | None,
+) -> Manifest:
+    _remove_leftovers(root)
+    folder = root / f"{_TEMPORARY}{name}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        source = Path(origin.source)
+        if origin.source == "" and reader.fetch is not None:
+            source = _fetched(name, folder / "download", reader.fetch)
+        files = reader.find(source)
+        raw = reader.read(source, files)
+        splits = _written(folder, raw, progress)
+        manifest = Manifest(
+            name=name,
+            format_version=FORMAT_VERSION,
+            image_shape=raw.image_shape,
+            num_levels=raw.num_levels,
+            num_classes=len(raw.class_names),
+            class_names=raw.class_names,
+            splits=splits,
+            origin=describe(origin, source, files),
+        )
+        shutil.rmtree(folder / "download", ignore_errors=True)
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        sync(folder / MANIFEST)
+        sync(folder)
+        _replace(folder, root / name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return manifest
+
+
+def _written(
+    folder: Path, raw: RawSet, progress: Callable[[int, int], None] | None
+) -> dict[str, SplitInfo]:
+    total = sum(split.num_images for split in raw.splits.values())
+    done = 0
+
+    def advance(num_images: int) -> None:
+        nonlocal done
+        done += num_images
+        if progress is not None:
+            progress(done, total)
+
+    return {
+        split_name: write_split(
+            folder,
+            split_name,
+            split=raw.splits[split_name],
+            image_shape=raw.image_shape,
+            has_labels=bool(raw.class_names),
+            advance=advance,
+        )
+        for split_name in SPLITS
+    }
+
+
+def _fetched(name: str, folder: Path, fetch: Callable[[Path], None]) -> Path:
+    folder.mkdir()
+    try:
+        fetch(folder)
+    except (OSError, RuntimeError) as error:  # no network, no mirror, or a broken download
+        got = " ".join(str(error).split())
+        raise DataError(
+            f"data set {name!r} must be downloaded or given with --source PATH, got {got}"
+        ) from None
+    return folder
+
+
+def _needs_source(name: str) -> str:
+    known = [entry.name for entry in catalog()]
+    if name in known:
+        return f"data set {name!r} must be given with --source PATH, got no source"
+    rule = f"must be one of {', '.join(known)}, or your own images given with --source PATH"
+    return f"data set name {rule}, got {name!r}{did_you_mean(name, known)}"
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(root: Path) -> None:
+    for path in root.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _replace(folder: Path, target: Path) -> None:
+    """Put a complete folder in the place of a prepared set, or where nothing was."""
+    if target.exists():
+        target.rename(folder.with_name(f"{folder.name}-old"))
+    folder.rename(target)
+    sync(target.parent)
+    shutil.rmtree(folder.with_name(f"{folder.name}-old"), ignore_errors=True)

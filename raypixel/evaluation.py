@@ -1,0 +1,86 @@
+"""Exact likelihood of a model over a data set: nats and counts are summed, then divided once."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from raypixel.data.loader import Batch
+from raypixel.models.registry import PixelModel
+from raypixel.nn.likelihoods import nll_nats
+from raypixel.units import Likelihood
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    precision: str = "float32",
+    progress: Callable[[int], None] | None = None,
+) -> Likelihood:
+    """Sum the nats of every image in the batches.
+
+    Args:
+        model: A registered model; it is left in the mode it was in.
+        batches: For example `EvalBatches`; with several workers each sums its own share.
+        device: Where the model lives.
+        precision: "float32", or "bf16" for autocast.
+        progress: Called with the number of images after each batch.
+
+    Returns:
+        Sums and counts; `bits_per_dim` and `nats_per_image` are its properties.
+    """
+    was_training = model.training
+    model.eval()
+    num_dims = math.prod(cast(PixelModel, model).image_shape)
+    total = Likelihood(0.0, 0.0, 0, num_dims)
+    try:
+        for batch in batches:
+            nats = batch_nll_nats(model, batch, device=device, precision=precision)
+            total += Likelihood(float(nats.sum()), float(nats.square().sum()), len(nats), num_dims)
+            if progress:
+                progress(len(nats))
+    finally:
+        model.train(was_training)
+    return total
+
+
+def batch_nll_nats(
+    model: nn.Module, batch: Batch, *, device: torch.device, precision: str
+) -> Tensor:
+    """Return nats per image of a batch, (n,), float64, on the device; class labels go to models that want them."""
+    pixel_model = cast(PixelModel, getattr(model, "module", model))  # inside DDP
+    labels = batch.class_labels if pixel_model.num_classes else None
+    x = batch.x.to(device, non_blocking=True)
+    labels = None if labels is None else labels.to(device, non_blocking=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        params = model(x, labels)
+    return nll_nats(pixel_model.likelihood, params, x)
+
+
+def uniform_baseline(x: Tensor, *, num_levels: int) -> Likelihood:
+    """Return the likelihood of images (N, C, H, W) when every level is as likely: log K for each dimension."""
+    num_dims = math.prod(x.shape[1:])
+    nats = num_dims * math.log(num_levels)
+    return Likelihood(nats * len(x), nats**2 * len(x), len(x), num_dims)
+
+
+def histogram_baseline(train_x: Tensor, x: Tensor, *, num_levels: int) -> Likelihood:
+    """Return the likelihood of images under one histogram for each dimension, all dimensions independent.
+
+    Args:
+        train_x: Images that are counted, (M, C, H, W); one is added to every count (Laplace).
+        x: Images that are scored, (N, C, H, W).
+        num_levels: K.
+    """
+    counted, scored = train_x.flatten(1).long(), x.flatten(1).long()
+    num_dims = counted.shape[1]
+    bins = counted + num_levels * torch.arange(num_dims)  # dimension d has bins d*K .. d*K + K-1
+    counts = torch.bincount(bins.flatten(), minlength=num_levels * num_dims).double() + 1.0
+    log_p = (counts / (len(counted) + num_levels)).log()
+    nats = -log_p[scored + num_levels * torch.arange(num_dims)].sum(1)
+    return Likelihood(float(nats.sum()), float(nats.square().sum()), len(x), num_dims)

@@ -1,0 +1,147 @@
+"""An experiment: model, data, training and scaling in one frozen object, from a recipe or a YAML file.
+
+A packaged recipe is named (`mnist_pixelcnn`); anything with a slash or ending in .yaml is a path. A file may start from
+another with `base: NAME_OR_PATH` and say only what differs.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from raypixel.config import Frozen, apply_overrides, load_yaml, parse, parse_yaml
+from raypixel.data import DataConfig, Manifest, num_levels_of
+from raypixel.errors import ConfigError, did_you_mean
+from raypixel.models import ModelConfig, build_model, validate_model_config
+from raypixel.optimization import TrainingConfig
+
+
+class ScalingConfig(Frozen):
+    """How a training is spread over machines."""
+
+    num_workers: int = Field(1, ge=0)
+    """Data-parallel processes under Ray Train; 0 trains inside the calling process, without Ray."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where each worker computes; auto takes a GPU where there is one."""
+    cpus_per_worker: float | None = Field(None, ge=1)
+    """CPUs, and threads, of each worker; by default the cluster's CPUs are shared evenly."""
+    gpus_per_worker: float = Field(1.0, gt=0)
+    """GPUs that Ray sets aside for each worker on CUDA."""
+    max_failures: int = Field(1, ge=0)
+    """How often Ray Train restarts the workers from the newest checkpoint after one died."""
+
+
+class ExperimentConfig(Frozen):
+    """Everything that determines a training."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the experiment; runs/NAME holds what it produces."""
+    description: str = ""
+    """What it reproduces, with the source."""
+    model: Annotated[SerializeAsAny[ModelConfig], BeforeValidator(validate_model_config)]
+    """Architecture; `raypixel models` lists the options of each kind."""
+    data: DataConfig
+    """Data set and its levels."""
+    training: TrainingConfig = TrainingConfig()
+    """Optimizer, schedule, length."""
+    scaling: ScalingConfig = ScalingConfig()
+    """Workers and devices."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain values that `parse_experiment` reads back to an equal object."""
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """Short hash of what determines the result: model, data and training, but not how long or where."""
+        mapping = self.to_mapping()
+        relevant = {key: mapping[key] for key in ("model", "data", "training")}
+        for key in ("num_epochs", "max_steps", "max_minutes", "checkpoint_every_minutes"):
+            del relevant["training"][key]
+        del relevant["data"]["root"]
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def build_experiment_model(config: ExperimentConfig, manifest: Manifest) -> Any:
+    """Build the untrained model of an experiment for a prepared data set; see `build_model`."""
+    return build_model(
+        config.model,
+        image_shape=manifest.image_shape,
+        num_levels=num_levels_of(config.data, manifest),
+        num_classes=manifest.num_classes,
+    )
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the packaged recipes, sorted."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files("raypixel.recipes").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def recipe_text(name: str) -> str:
+    """Return the YAML text of a packaged recipe.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
+    names = recipe_names()
+    if name not in names:
+        raise ConfigError(
+            f"recipe must be one of {', '.join(names)} or a path to a YAML file, "
+            f"got {name!r}{did_you_mean(name, names)}"
+        )
+    return resources.files("raypixel.recipes").joinpath(f"{name}.yaml").read_text("utf-8")
+
+
+def load_experiment(
+    recipe_or_path: str, overrides: Mapping[str, Any] | None = None
+) -> ExperimentConfig:
+    """Read an experiment and apply dotted overrides.
+
+    Raises:
+        ConfigError: One line for each problem, naming the recipe or file.
+    """
+    mapping = apply_overrides(load_experiment_mapping(recipe_or_path), overrides or {})
+    return parse_experiment(mapping, where=recipe_or_path)
+
+
+def parse_experiment(mapping: Mapping[str, Any], *, where: str) -> ExperimentConfig:
+    """Build an experiment from plain values, naming their origin in errors."""
+    return parse(ExperimentConfig, mapping, where=where)
+
+
+def load_experiment_mapping(recipe_or_path: str, *, _seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read the plain values of a recipe or file, laid over those of its `base`.
+
+    Raises:
+        ConfigError: A file is missing, is not YAML, or is its own base.
+    """
+    if recipe_or_path in _seen:
+        raise ConfigError(f"{recipe_or_path}: base must not lead back to itself")
+    if "/" in recipe_or_path or recipe_or_path.endswith((".yaml", ".yml")):
+        mapping = load_yaml(Path(recipe_or_path))
+    else:
+        mapping = parse_yaml(recipe_text(recipe_or_path), where=recipe_or_path)
+        mapping.setdefault("name", recipe_or_path)
+    base = mapping.pop("base", None)
+    if base is None:
+        return mapping
+    base_mapping = load_experiment_mapping(str(base), _seen=(*_seen, recipe_or_path))
+    return _merge(base_mapping, mapping)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged

@@ -1,0 +1,68 @@
+"""Pictures that people look at: grids of images."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from raypixel.errors import RaypixelError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_BORDER = 2
+_BORDER_GRAY = 128
+_SMALLEST_SIDE = 64
+
+
+def image_grid(x: Tensor, *, num_levels: int, num_columns: int | None = None) -> "Image":
+    """Lay images out in rows, small ones enlarged without smoothing so that pixels can be seen.
+
+    Args:
+        x: Levels in [0, K-1], (N, C, H, W), C 1 or 3.
+        num_levels: K; level K-1 is drawn as 255.
+        num_columns: Images in a row; by default the grid is about square.
+
+    Raises:
+        ValueError: There is no image, or C is neither 1 nor 3.
+    """
+    from PIL import Image
+
+    count, channels, height, width = x.shape
+    if not count or channels not in (1, 3):
+        raise ValueError(f"x must hold images of 1 or 3 channels, got shape {tuple(x.shape)}")
+    columns = num_columns or math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    scale = max(1, -(-_SMALLEST_SIDE // max(height, width)))
+    # to 255 with rounding, in integers: level * 255 / (K - 1)
+    levels = x.cpu().numpy().astype(np.int64)
+    pixels = ((levels * 255 * 2 + num_levels - 1) // (2 * (num_levels - 1))).astype(np.uint8)
+    pixels = pixels.transpose(0, 2, 3, 1).repeat(scale, axis=1).repeat(scale, axis=2)
+    cell_height, cell_width = height * scale + _BORDER, width * scale + _BORDER
+    sheet = np.full(
+        (rows * cell_height + _BORDER, columns * cell_width + _BORDER, channels),
+        _BORDER_GRAY,
+        dtype=np.uint8,
+    )
+    for index, image in enumerate(pixels):
+        top = _BORDER + index // columns * cell_height
+        left = _BORDER + index % columns * cell_width
+        sheet[top : top + height * scale, left : left + width * scale] = image
+    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+
+
+def save_image(image: "Image", path: Path) -> None:
+    """Write a picture; the ending of the path chooses the format.
+
+    Raises:
+        RaypixelError: The ending is unknown or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    except ValueError:
+        raise RaypixelError(f"--out must end in .png, .jpg or .webp, got {path.name!r}") from None
+    except OSError as error:
+        raise RaypixelError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -1,0 +1,1 @@
+"""Work that runs on Ray, one file per verb."""

@@ -1,0 +1,103 @@
+"""`raypixel evaluate`: exact likelihood of a split under a checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raypixel.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
+from raypixel.data import fix_levels, load_manifest, read_split
+from raypixel.errors import CheckpointError
+from raypixel.experiment import parse_experiment
+from raypixel.jobs.worker import choose_device, evaluate_checkpoint
+from raypixel.units import Likelihood
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A likelihood and all that a reader must know to compare it.
+
+    Attributes:
+        likelihood: Sums and counts.
+        data_name: Name of the data set.
+        levels: Levels and binarization, for a person.
+        split: Name of the split.
+        checkpoint: What was evaluated.
+    """
+
+    likelihood: Likelihood
+    data_name: str
+    levels: str
+    split: str
+    checkpoint: Path
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "data": self.data_name,
+            "levels": self.levels,
+            "split": self.split,
+            "num_images": self.likelihood.num_images,
+            "bits_per_dim": self.likelihood.bits_per_dim,
+            "nll_nats": self.likelihood.nats_per_image,
+            "standard_error_nats": self.likelihood.standard_error_nats,
+            "checkpoint": str(self.checkpoint),
+        }
+
+
+def resolve_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint's folder, or the best checkpoint of a run's folder.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+    """
+    if (path / "experiment.yaml").exists():
+        best = CheckpointStore(path / "checkpoints").best
+        if not best.exists():
+            raise CheckpointError(f"{path}: has no checkpoint yet, its training had not saved one")
+        return read_checkpoint(best.resolve())
+    return read_checkpoint(path)
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    split_name: str,
+    *,
+    root: Path | None,
+    device_name: str,
+    progress: Callable[[int], Callable[[int], None]],
+) -> Evaluation:
+    """Score a split of the data set that a checkpoint was trained on.
+
+    Args:
+        checkpoint: What to evaluate.
+        split_name: "train", "val" or "test".
+        root: Folder of prepared data sets; None for the one used in training.
+        device_name: "auto", "cpu" or "cuda".
+        progress: Given the number of images, returns what is told of increments.
+
+    Raises:
+        DataError: The data set is not prepared, or its images do not fit the model.
+    """
+    config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.path))
+    data = config.data if root is None else config.data.model_copy(update={"root": root})
+    manifest = load_manifest(data.root, data.name)
+    if manifest.image_shape != checkpoint.info.image_shape:
+        raise CheckpointError(
+            f"{checkpoint.path}: images of {data.name} must be {checkpoint.info.image_shape} "
+            f"as in training, got {manifest.image_shape}"
+        )
+    split = fix_levels(
+        read_split(data.root, data.name, split_name), data, manifest, split_name=split_name
+    )
+    likelihood = evaluate_checkpoint(
+        checkpoint,
+        split,
+        manifest,
+        device=choose_device(device_name),
+        progress=progress(len(split)),
+    )
+    levels = f"{checkpoint.info.num_levels} levels"
+    if data.binarization != "none":
+        levels += f", {data.binarization} binarization"
+    return Evaluation(likelihood, data.name, levels, split_name, checkpoint.path)

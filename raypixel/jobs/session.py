@@ -1,0 +1,108 @@
+"""Ray's runtime: start or join a cluster, quietly, and know what it has.
+
+A local cluster is private to this process and ends with it. Ray's dashboard stays on: without it Ray Train cannot
+clean up after a stopped trial, and the next one waits forever.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from raypixel.errors import RaypixelError
+from raypixel.experiment import ScalingConfig
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no tables of Ray's
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our MLflow and metrics.jsonl say it all
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also how often finished workers are noticed
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",  # Ray's default, said aloud: otherwise it prints a warning
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def prepare_environment() -> None:
+    """Set Ray's switches that must be there before it is imported; the user's own settings win."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def cluster(address: str | None = None) -> Iterator[None]:
+    """Join the cluster at an address (or RAY_ADDRESS), or start a private one; leave it at the end.
+
+    A cluster that this process is already connected to is used and left as it is.
+
+    Raises:
+        RaypixelError: There is no cluster at the address.
+    """
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            logging_config=ray.LoggingConfig(log_level="WARNING"),
+            **({"object_store_memory": _store_bytes()} if address == "local" else {}),
+        )
+    except (ConnectionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RaypixelError(f"no Ray cluster answers at {address}: {reason}") from None
+    for name in ("ray", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def worker_resources(scaling: ScalingConfig) -> tuple[dict[str, float], bool]:
+    """Return what one worker asks of Ray and whether it computes on a GPU.
+
+    Raises:
+        RaypixelError: The cluster cannot hold all the workers at once.
+    """
+    import ray
+
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    workers = max(1, scaling.num_workers)
+    use_gpu = scaling.device == "cuda" or (scaling.device == "auto" and gpus > 0)
+    cpus_each = scaling.cpus_per_worker
+    if cpus_each is None:
+        cpus_each = 1.0 if use_gpu else max(1.0, math.floor(cpus / workers))
+    problems = []
+    if use_gpu and gpus < workers * scaling.gpus_per_worker:
+        problems.append(_too_much("GPUs", workers * scaling.gpus_per_worker, gpus))
+    if cpus < workers * cpus_each:
+        problems.append(_too_much("CPUs", workers * cpus_each, cpus))
+    if problems:
+        raise RaypixelError(problems)
+    resources = {"CPU": cpus_each}
+    if use_gpu:
+        resources["GPU"] = scaling.gpus_per_worker
+    return resources, use_gpu
+
+
+def _too_much(what: str, wanted: float, there: float) -> str:
+    return (
+        f"scaling must fit the cluster, which has {there:g} {what}, got workers that need "
+        f"{wanted:g} in all: lower scaling.num_workers or join a larger cluster with --address"
+    )
+
+
+def _store_bytes() -> int:
+    """Object store of a private cluster: a fifth of the memory, at most 4 GB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(min(4e9, memory / 5))

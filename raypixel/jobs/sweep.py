@@ -1,0 +1,330 @@
+"""`raypixel sweep`: a Ray Tune sweep around the same training function as `raypixel train`.
+
+A trial runs its training inside the Tune actor, and actors are reused: a trial then costs about a second of overhead
+instead of the dozen that a Ray Train job of its own takes to start.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from raypixel.checkpoint import Checkpoint
+from raypixel.data import Manifest, Split, num_levels_of
+from raypixel.errors import RaypixelError
+from raypixel.evaluation import histogram_baseline, uniform_baseline
+from raypixel.experiment import build_experiment_model
+from raypixel.jobs import datasets, record, session
+from raypixel.jobs.tracking import TrackedRun, Tracker
+from raypixel.jobs.train import root_cause
+from raypixel.jobs.worker import (
+    Message,
+    Worker,
+    best_checkpoint,
+    evaluate_checkpoint,
+    open_run,
+    run_worker,
+)
+from raypixel.sweeps import SweepConfig, Trial
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How one trial ended.
+
+    Attributes:
+        trial: Its configuration.
+        folder: Its run's folder.
+        metrics: Best validation and test likelihoods, parameters, seconds; empty if it failed.
+        error: One line if it failed.
+    """
+
+    trial: Trial
+    folder: Path
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def best(self) -> Checkpoint:
+        """The checkpoint with the lowest validation likelihood."""
+        return best_checkpoint(self.folder)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """All trials, the best first, the failed last, and baselines on the same test images.
+
+    Attributes:
+        trials: Ranked by the sweep's metric.
+        baselines: Test bits/dim by name.
+        num_test_images: Images of the test split.
+    """
+
+    trials: list[TrialResult]
+    baselines: Mapping[str, float]
+    num_test_images: int
+
+
+class TrialWatch(Protocol):
+    """What a sweep tells its caller about trials; the methods are called in the driver process."""
+
+    def start(self, trial: Trial) -> None:
+        """A trial runs."""
+        ...
+
+    def progress(self, trial: Trial, message: Message) -> None:
+        """A trial has news."""
+        ...
+
+    def finish(self, result: TrialResult) -> None:
+        """A trial ended."""
+        ...
+
+
+def run_sweep(
+    sweep: SweepConfig,
+    trials: list[Trial],
+    manifest: Manifest,
+    folder: Path,
+    *,
+    watch: TrialWatch,
+    tracker: Tracker,
+    parent: TrackedRun,
+    address: str | None = None,
+) -> SweepResult:
+    """Run every trial and rank them.
+
+    Args:
+        sweep: The sweep.
+        trials: Its trials, as `load_sweep` expands them.
+        manifest: The prepared data set of all trials.
+        folder: Where the trials' run folders go.
+        watch: Told of every trial's progress.
+        tracker: Gets a run for each trial.
+        parent: The sweep's own run.
+        address: A Ray cluster to join.
+
+    Raises:
+        RaypixelError: No trial succeeded, or the cluster cannot hold one.
+    """
+    folder = folder.resolve()
+    folders = {trial.label: folder / "trials" / _slug(trial.label) for trial in trials}
+    for trial in trials:  # a model that cannot be built is reported before anything starts
+        build_experiment_model(trial.config, manifest)
+        open_run(trial.config, folders[trial.label], resume=False)
+
+    def open_trial(trial: Trial) -> TrackedRun:
+        where = folders[trial.label]
+        return record.start_run(
+            tracker, trial.config, manifest, name=trial.label, folder=where, parent=parent
+        )
+
+    book = _Book({trial.label: trial for trial in trials}, folders, watch, open_trial)
+    with session.cluster(address):
+        data = trials[0].config.data
+        staged = datasets.stage(data, manifest, SPLITS)
+        _tune(sweep, book, manifest, folder, staged)
+        splits = datasets.open_staged(staged, data, manifest)
+        baselines = _baselines(splits, num_levels_of(data, manifest))
+    ranked = sorted(
+        book.results.values(),
+        key=lambda r: (r.error is not None, r.metrics.get(sweep.metric.name, 0.0)),
+    )
+    return SweepResult(ranked, baselines, len(splits["test"]))
+
+
+def _tune(
+    sweep: SweepConfig, book: "_Book", manifest: Manifest, folder: Path, staged: dict[str, Any]
+) -> None:
+    import ray
+    from ray import tune
+
+    resources = {"CPU": sweep.raypixel.cpus_per_trial, "GPU": sweep.raypixel.gpus_per_trial}
+    _check_resources(resources, ray.cluster_resources())
+    trainable = tune.with_parameters(
+        _run_trial,
+        trials=book.trials,
+        manifest=manifest,
+        staged=staged,
+        folders=book.folders,
+        sweep_metric=sweep.metric.name,
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        param_space={"label": tune.grid_search(list(book.trials))},
+        tune_config=tune.TuneConfig(
+            metric=sweep.metric.name,
+            mode="min",
+            reuse_actors=True,
+            max_concurrent_trials=_num_concurrent(resources, ray.cluster_resources()),
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=[_callback(book)],
+            failure_config=tune.FailureConfig(max_failures=sweep.raypixel.max_retries),
+        ),
+    )
+    tuner.fit()
+    missing = book.trials.keys() - book.results.keys()
+    if missing:
+        raise RaypixelError(
+            f"{sweep.name}: stopped before {len(missing)} of {len(book.trials)} trials ended"
+        )
+
+
+def _run_trial(
+    parameters: dict[str, str],
+    *,
+    trials: dict[str, Trial],
+    manifest: Manifest,
+    staged: dict[str, Any],
+    folders: dict[str, Path],
+    sweep_metric: str,
+) -> None:
+    """Run in a Tune actor: train, then score the best checkpoint on the test split."""
+    import ray
+    from ray import tune
+
+    trial, folder = trials[parameters["label"]], folders[parameters["label"]]
+    config = trial.config
+    resources = ray.get_runtime_context().get_assigned_resources()
+    device = torch.device("cuda" if resources.get("GPU") else "cpu")
+    torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
+    splits = datasets.open_staged(staged, config.data, manifest)
+
+    def send(message: Message) -> None:
+        if message.kind == "epoch":
+            news = asdict(message)
+            tune.report({sweep_metric: message.metrics[sweep_metric], "message": news})
+
+    try:
+        run_worker(config, manifest, splits, folder, worker=Worker(device=device), send=send)
+        checkpoint = best_checkpoint(folder)
+        test = evaluate_checkpoint(checkpoint, splits["test"], manifest, device=device)
+    except RaypixelError as error:  # would only happen again: not left to Tune's retries
+        tune.report({sweep_metric: math.nan, "problems": list(error.problems)})
+        return
+    model = checkpoint.load_model()
+    best = float(checkpoint.state["best"])
+    result = {
+        "val/bits_per_dim": best,
+        "val/nll_nats": best * test.num_dims * math.log(2),
+        "test/bits_per_dim": test.bits_per_dim,
+        "test/nll_nats": test.nats_per_image,
+        "test/standard_error_nats": test.standard_error_nats,
+        "num_parameters": float(sum(p.numel() for p in model.parameters())),
+        "seconds": float(checkpoint.state["seconds"]),
+    }
+    tune.report({sweep_metric: result[sweep_metric], "result": result})
+
+
+def _baselines(splits: Mapping[str, Split], num_levels: int) -> dict[str, float]:
+    train, test = splits["train"].images, splits["test"].images
+    return {
+        f"uniform over {num_levels} levels": uniform_baseline(
+            test, num_levels=num_levels
+        ).bits_per_dim,
+        "histogram of each pixel": histogram_baseline(
+            train, test, num_levels=num_levels
+        ).bits_per_dim,
+    }
+
+
+def _check_resources(wanted: Mapping[str, float], there: Mapping[str, float]) -> None:
+    problems = [
+        f"raypixel.{name.lower()}s_per_trial must be at most the cluster's {there.get(name, 0):g}, got {n:g}"
+        for name, n in wanted.items()
+        if n > there.get(name, 0.0)
+    ]
+    if problems:
+        raise RaypixelError(problems)
+
+
+def _num_concurrent(wanted: Mapping[str, float], there: Mapping[str, float]) -> int:
+    return min(int(there.get(name, 0.0) // n) for name, n in wanted.items() if n)
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", label)
+
+
+class _Book:
+    """Keep what is known of each trial, in the driver: its run in MLflow and how it ended."""
+
+    def __init__(
+        self,
+        trials: dict[str, Trial],
+        folders: dict[str, Path],
+        watch: TrialWatch,
+        open_run: Callable[[Trial], TrackedRun],
+    ) -> None:
+        self.trials = trials
+        self.folders = folders
+        self.watch = watch
+        self.open_run = open_run
+        self.runs: dict[str, TrackedRun] = {}
+        self.results: dict[str, TrialResult] = {}
+
+    def start(self, label: str) -> None:
+        """Open a trial's run; a retry goes on in the same one."""
+        if label not in self.runs:
+            self.runs[label] = self.open_run(self.trials[label])
+        self.watch.start(self.trials[label])
+
+    def progress(self, label: str, message: Message) -> None:
+        """Record a trial's news."""
+        record.record(self.runs[label], message)
+        self.watch.progress(self.trials[label], message)
+
+    def finish(
+        self, label: str, *, metrics: Mapping[str, float] | None = None, error: str | None = None
+    ) -> None:
+        """Record how a trial ended."""
+        result = TrialResult(self.trials[label], self.folders[label], metrics or {}, error)
+        self.results[label] = result
+        run = self.runs[label]
+        if error is None:
+            run.log({f"best/{name}": value for name, value in result.metrics.items()}, step=0)
+            record.record_files(run, result.folder)
+        else:
+            run.tag("raypixel.error", error)
+        run.finish("FINISHED" if error is None else "FAILED")
+        self.watch.finish(result)
+
+
+def _callback(book: _Book) -> Any:
+    """Make the Tune callback that writes into the book; made here because its base class is Ray's."""
+    from ray import tune
+
+    class Callback(tune.Callback):
+        def __reduce__(self) -> Any:
+            return tune.Callback, ()  # Tune stores its callbacks; the book stays in this process
+
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            book.start(trial.config["label"])
+
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            label = trial.config["label"]
+            if "message" in result:
+                book.progress(label, Message(**result["message"]))
+            elif "problems" in result:
+                book.finish(label, error="; ".join(result["problems"]))
+            elif "result" in result:
+                book.finish(label, metrics=result["result"])
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            error = trial.get_error()
+            reason = root_cause(error) if error else "the trial's process died"
+            book.finish(trial.config["label"], error=reason)
+
+    return Callback()

@@ -1,0 +1,304 @@
+"""What one training process does, however it was started: in this process, under Ray Train, or as a Tune trial.
+
+A run's folder holds
+
+    experiment.yaml        what was trained
+    checkpoints/           best, last
+    metrics.jsonl          one line for each epoch
+
+Rank 0 writes it. Messages carry plain numbers to whoever watches (a progress bar, MLflow, Tune).
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from raypixel.checkpoint import Checkpoint, CheckpointStore, ModelInfo, read_checkpoint
+from raypixel.config import dump_yaml, flatten, load_yaml
+from raypixel.data import DataConfig, Manifest, Split, catalog, load_manifest, prepare
+from raypixel.data.loader import EvalBatches, TrainBatches
+from raypixel.errors import CheckpointError, DataError, RaypixelError
+from raypixel.evaluation import evaluate
+from raypixel.experiment import ExperimentConfig, build_experiment_model, parse_experiment
+from raypixel.training import Report, train
+from raypixel.units import Likelihood
+
+SECONDS_BETWEEN_STEP_MESSAGES = 0.5
+
+
+@dataclass(frozen=True)
+class Message:
+    """News of a training, small and picklable.
+
+    Attributes:
+        kind: "step" at most twice a second, "epoch" after each validation, "warning" with a text.
+        step: Complete steps.
+        total_steps: Steps of the whole training.
+        epoch: Complete epochs.
+        seconds: Training time so far.
+        metrics: Numbers by name.
+        text: Of a warning.
+    """
+
+    kind: Literal["step", "epoch", "warning"]
+    step: int = 0
+    total_steps: int = 0
+    epoch: int = 0
+    seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Where a process stands among those of its training."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def ensure_prepared(config: DataConfig, *, progress: Callable[[int, int], None] | None) -> Manifest:
+    """Return the manifest of the data set, preparing it first where it is embedded or can be downloaded.
+
+    Raises:
+        DataError: It is not prepared and cannot be; the text names the command that does it.
+    """
+    try:
+        return load_manifest(config.root, config.name)
+    except DataError:
+        reachable = {entry.name for entry in catalog() if not entry.needs_source}
+        if config.name not in reachable or (config.root / config.name).exists():
+            raise
+        return prepare(config.name, root=config.root, progress=progress)
+
+
+def open_run(config: ExperimentConfig, folder: Path, *, resume: bool) -> None:
+    """Make a run's folder, or check that the one there is the same training and may be continued.
+
+    Raises:
+        CheckpointError: There is a training already, or the one to resume is another.
+    """
+    file = folder / "experiment.yaml"
+    if file.exists():
+        if not resume:
+            raise CheckpointError(
+                f"{folder}: holds a training already: add --resume to continue it, or --run NAME for another"
+            )
+        before = parse_experiment(load_yaml(file), where=str(file))
+        if before.digest != config.digest:
+            raise CheckpointError(
+                [f"{folder}: must be resumed with the same experiment, got other values:"]
+                + [f"  {line}" for line in _differences(before, config)]
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(dump_yaml(config))
+    temporary.replace(file)
+
+
+def run_worker(
+    config: ExperimentConfig,
+    manifest: Manifest,
+    splits: Mapping[str, Split],
+    folder: Path,
+    *,
+    worker: Worker,
+    send: Callable[[Message], None],
+) -> dict[str, float]:
+    """Train, from the newest complete checkpoint in the folder if there is one.
+
+    Args:
+        config: The experiment.
+        manifest: The prepared data set.
+        splits: "train" and "val", as `fix_levels` returns them.
+        folder: The run's folder, the same on every worker.
+        worker: Rank, number of workers and device.
+        send: Called on rank 0.
+
+    Returns:
+        Metrics at the end.
+
+    Raises:
+        TrainingError: The loss is no longer finite.
+    """
+    store = CheckpointStore(folder / "checkpoints")
+    resume, problems = store.newest()
+    for problem in problems if worker.rank == 0 else ():
+        send(Message("warning", text=f"{problem}; an older checkpoint is used"))
+    torch.manual_seed(config.training.seed)
+    model = build_experiment_model(config, manifest)
+    shares = {"rank": worker.rank, "world_size": worker.world_size}
+    batches = TrainBatches(
+        splits["train"],
+        config.data,
+        manifest,
+        batch_size=config.training.batch_size,
+        seed=config.training.seed,
+        **shares,
+    )
+    val = EvalBatches(
+        splits["val"],
+        config.data,
+        manifest,
+        batch_size=config.training.eval_batch_size,
+        **shares,
+    )
+
+    def validate(model: nn.Module) -> Likelihood:
+        precision = config.training.precision
+        return evaluate(model, val, device=worker.device, precision=precision)
+
+    scribe = _Scribe(store, model_info(config, model), folder, send, resume)
+    train(
+        model,
+        batches,
+        config.training,
+        device=worker.device,
+        validate=validate,
+        report=scribe if worker.rank == 0 else _ignore,
+        resume=resume,
+    )
+    return scribe.metrics
+
+
+def model_info(config: ExperimentConfig, model: Any) -> ModelInfo:
+    """Return what a checkpoint says about its model."""
+    return ModelInfo(config.to_mapping(), model.image_shape, model.num_levels, model.num_classes)
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint,
+    split: Split,
+    manifest: Manifest,
+    *,
+    device: torch.device,
+    batch_size: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Likelihood:
+    """Sum the likelihood of a split under a checkpoint, in float32 whatever it was trained in."""
+    config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.path))
+    batches = EvalBatches(split, config.data, manifest, batch_size=batch_size)
+    return evaluate(checkpoint.load_model(device), batches, device=device, progress=progress)
+
+
+def best_checkpoint(folder: Path) -> Checkpoint:
+    """Read the best checkpoint of a run."""
+    return read_checkpoint(CheckpointStore(folder / "checkpoints").best)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of `auto`, `cpu` or `cuda`.
+
+    Raises:
+        RaypixelError: CUDA is asked for and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RaypixelError("device must be there, got 'cuda' on a machine without a CUDA device")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _ignore(report: Report) -> None:
+    """Take the reports of ranks above 0, whose numbers rank 0 has too."""
+    del report
+
+
+class _Scribe:
+    """Turn the loop's reports into checkpoints, lines of metrics.jsonl and messages."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        info: ModelInfo,
+        folder: Path,
+        send: Callable[[Message], None],
+        resume: Checkpoint | None,
+    ) -> None:
+        self.store = store
+        self.info = info
+        self.file = folder / "metrics.jsonl"
+        self.send = send
+        self.metrics: dict[str, float] = {}
+        self.sent_at = time.monotonic()
+        self.sent_step = 0 if resume is None else int(resume.state["step"])
+        self.images = 0.0
+        self._forget_after(self.sent_step)
+
+    def __call__(self, report: Report) -> None:
+        position = report.position
+        if report.snapshot is not None:
+            is_best = report.is_best
+            self.store.save(report.snapshot, self.info, step=position.step, is_best=is_best)
+        if report.kind == "step":
+            self._step(report)
+        elif report.kind == "epoch":
+            self.metrics = dict(report.metrics)
+            line = {"step": position.step, "epoch": position.epoch, "seconds": position.seconds}
+            with self.file.open("a") as file:
+                file.write(json.dumps({**line, **self.metrics}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self._send("epoch", report, self.metrics)
+            self.sent_at = time.monotonic()  # validation is no training time
+
+    def _step(self, report: Report) -> None:
+        self.images += report.metrics["train/images"]
+        elapsed = time.monotonic() - self.sent_at
+        is_last = report.position.step == report.total_steps
+        if elapsed < SECONDS_BETWEEN_STEP_MESSAGES and not is_last:
+            return
+        metrics = {
+            "train/batch_bits_per_dim": report.metrics["train/bits_per_dim"],
+            "train/learning_rate": report.metrics["train/learning_rate"],
+            "train/images_per_second": self.images / max(elapsed, 1e-9),
+        }
+        self._send("step", report, metrics)
+        self.images, self.sent_at = 0.0, time.monotonic()
+
+    def _send(
+        self, kind: Literal["step", "epoch"], report: Report, metrics: Mapping[str, float]
+    ) -> None:
+        position = report.position
+        self.send(
+            Message(
+                kind,
+                step=position.step,
+                total_steps=report.total_steps,
+                epoch=position.epoch,
+                seconds=position.seconds,
+                metrics=metrics,
+            )
+        )
+
+    def _forget_after(self, step: int) -> None:
+        """Drop lines of epochs that will be trained again, and a half-written one."""
+        if not self.file.exists():
+            return
+        kept = []
+        for line in self.file.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except ValueError:
+                break
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(self.file)
+
+
+def _differences(before: ExperimentConfig, after: ExperimentConfig) -> list[str]:
+    old, new = flatten(before.to_mapping()), flatten(after.to_mapping())
+    return [
+        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]

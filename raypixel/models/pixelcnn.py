@@ -1,0 +1,194 @@
+"""PixelCNN: a stack of masked convolutions in residual blocks.
+
+One kernel x kernel masked convolution (mask A), `num_layers` residual blocks on 2h maps (ReLU, 1x1 to h, ReLU,
+k x k mask B, ReLU, 1x1 to 2h, plus input), then (ReLU, 1x1) twice to the parameters of each sub-pixel.
+
+Reference: van den Oord et al. 2016a, sec. 3.3-3.5, fig. 5 left and table 1; layer normalization before a block and the
+colour conditioning switch are of course report D.
+The stack has the blind spot that Gated PixelCNN later removed (2016b, fig. 1): see `receptive_field`.
+The paper does not give the width of skip connections: here each block's 2h output passes a 1x1 and is summed.
+Unlike the paper, the last layer starts at zero: an untrained model gives exactly log2(K) bits/dim.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from raypixel.models.registry import ModelConfig, register
+from raypixel.nn.likelihoods import likelihood_for
+from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
+from raypixel.nn.norm import GroupedLayerNorm
+
+
+@register("pixelcnn")
+class PixelCNN(nn.Module):
+    """Predict every sub-pixel from the pixels above it and to its left, all in parallel."""
+
+    class Config(ModelConfig):
+        """Options of PixelCNN."""
+
+        kind: Literal["pixelcnn"] = "pixelcnn"
+        """Name of the architecture."""
+        hidden_size: int = Field(64, ge=1)
+        """Features h inside a residual block; the maps between blocks have 2h."""
+        num_layers: int = Field(8, ge=0)
+        """Residual blocks."""
+        kernel_size: int = Field(3, ge=1)
+        """Odd size of the masked convolution inside a block."""
+        first_kernel_size: int = Field(7, ge=1)
+        """Odd size of the first masked convolution."""
+        use_residual: bool = True
+        """Add a block's input to its output."""
+        use_skip: bool = False
+        """Sum a 1x1 convolution of every block's output into the input of the output layers."""
+        norm: Literal["none", "layer"] = "none"
+        """Layer normalization before each block, per colour group."""
+        use_color_conditioning: bool = True
+        """Condition G on R and B on R, G of the same pixel; otherwise the three are independent given the past."""
+        output_size: int = Field(128, ge=1)
+        """Maps of the two 1x1 output layers."""
+
+        @field_validator("kernel_size", "first_kernel_size")
+        @classmethod
+        def _odd(cls, value: int) -> int:
+            if value % 2 == 0:
+                raise ValueError(f"must be odd, got {value}")
+            return value
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        image_shape: tuple[int, int, int],
+        num_levels: int,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image_shape = image_shape
+        self.num_levels = num_levels
+        self.num_classes = num_classes
+        self.likelihood = likelihood_for(num_levels)
+
+        num_channels = image_shape[0]
+        num_colors = num_channels if config.use_color_conditioning else 1
+        inputs = color_groups(num_channels, num_colors)
+        wide = color_groups(2 * config.hidden_size, num_colors)
+        narrow = color_groups(config.hidden_size, num_colors)
+        head = color_groups(config.output_size, num_colors)
+        outputs = color_groups(num_channels * self.likelihood.num_params, num_colors)
+
+        self.first = MaskedConv2d(inputs, wide, kernel_size=config.first_kernel_size, mask_type="A")
+        self.blocks = nn.ModuleList(
+            _Block(
+                wide,
+                narrow,
+                kernel_size=config.kernel_size,
+                norm=config.norm,
+                use_residual=config.use_residual,
+            )
+            for _ in range(config.num_layers)
+        )
+        self.skips = nn.ModuleList(
+            MaskedConv2d(wide, wide, kernel_size=1, mask_type="B")
+            for _ in range(config.num_layers if config.use_skip else 0)
+        )
+        self.head = nn.Sequential(
+            nn.ReLU(),
+            MaskedConv2d(wide, head, kernel_size=1, mask_type="B"),
+            nn.ReLU(),
+            MaskedConv2d(head, outputs, kernel_size=1, mask_type="B"),
+        )
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Draw all weights (see `MaskedConv2d.reset_parameters`) and set the last layer to zero."""
+        for module in self.modules():
+            if isinstance(module, MaskedConv2d):
+                module.reset_parameters()
+        for parameter in self.head[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Return the parameters of every sub-pixel.
+
+        Args:
+            x: Levels in [0, K-1], (N, C, H, W), any integer type.
+            class_labels: Must be None: this model is unconditional.
+
+        Returns:
+            Parameters of `self.likelihood`, (N, P, C, H, W).
+
+        Raises:
+            ValueError: Class labels are given.
+        """
+        if class_labels is not None:
+            raise ValueError("class_labels must be None, pixelcnn is not class-conditional")
+        features = scale_levels(x, num_levels=self.num_levels, dtype=self.first.weight.dtype)
+        features = self.first(features)  # (N, 2h, H, W)
+        skipped: Tensor | None = None
+        for index, block in enumerate(self.blocks):
+            features = block(features)
+            if self.skips:
+                skip = self.skips[index](features)
+                skipped = skip if skipped is None else skipped + skip
+        if skipped is not None:
+            features = features + skipped
+        params = self.head(features)  # (N, C * P, H, W)
+        return params.unflatten(1, (self.image_shape[0], -1)).transpose(1, 2)
+
+    def receptive_field(self, row: int, column: int) -> Tensor:
+        """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.
+
+        Left of the column the stack reaches the sum R of all radii, up to R rows above. To the right it only
+        advances while it climbs: d rows above it reaches what d upward steps can give, the rest is blind.
+
+        Reference: van den Oord et al. 2016b, fig. 1.
+        """
+        _, height, width = self.image_shape
+        first, radius = self.config.first_kernel_size // 2, self.config.kernel_size // 2
+        num_layers = self.config.num_layers
+        reach = first + num_layers * radius
+        field = torch.zeros(height, width, dtype=torch.bool)
+        if not first:
+            return field  # a 1x1 mask A sees earlier colours of the pixel itself and nothing else
+        for i in range(max(0, row - reach), row + 1):
+            climb = row - i
+            # either the first layer climbs (and may go right), or it steps left by one and others climb
+            first_climbs = first + min(climb - 1, num_layers) * radius
+            others_climb = min(climb, num_layers) * radius - 1
+            right = max(first_climbs, others_climb) if climb else -1
+            field[i, max(0, column - reach) : min(width, column + right + 1)] = True
+        return field
+
+
+class _Block(nn.Module):
+    """ReLU, 1x1 2h to h, ReLU, k x k mask B, ReLU, 1x1 h to 2h, plus input."""
+
+    def __init__(
+        self,
+        wide: Tensor,
+        narrow: Tensor,
+        *,
+        kernel_size: int,
+        norm: Literal["none", "layer"],
+        use_residual: bool,
+    ) -> None:
+        super().__init__()
+        self.use_residual = use_residual
+        self.layers = nn.Sequential(
+            GroupedLayerNorm(wide) if norm == "layer" else nn.Identity(),
+            nn.ReLU(),
+            MaskedConv2d(wide, narrow, kernel_size=1, mask_type="B"),
+            nn.ReLU(),
+            MaskedConv2d(narrow, narrow, kernel_size=kernel_size, mask_type="B"),
+            nn.ReLU(),
+            MaskedConv2d(narrow, wide, kernel_size=1, mask_type="B"),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 2h, H, W) to the same shape."""
+        y = self.layers(x)
+        return x + y if self.use_residual else y

@@ -1,0 +1,90 @@
+"""Options of a training, its learning-rate schedule and its optimizer."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from raypixel.config import Frozen
+
+Schedule = Literal["constant", "linear", "cosine", "exponential"]
+
+
+class TrainingConfig(Frozen):
+    """Options of the training loop."""
+
+    num_epochs: int = Field(10, ge=0)
+    """Passes over the train split."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many steps, whatever `num_epochs` says."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Stop after this much training time (resumed time counted in), validate and save."""
+    batch_size: int = Field(64, ge=1)
+    """Images of a global batch, whatever the number of workers."""
+    optimizer: Literal["rmsprop", "adam", "adamw"] = "rmsprop"
+    """The paper uses RMSProp."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate after the warm-up."""
+    schedule: Schedule = "constant"
+    """How the learning rate falls over the training; `exponential` uses `decay_rate`."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises linearly from zero."""
+    decay_rate: float = Field(1.0, gt=0, le=1)
+    """Factor of each step under `exponential`."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Added to the gradient (rmsprop, adam) or decoupled (adamw)."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Momentum of rmsprop."""
+    rmsprop_decay: float = Field(0.99, gt=0, lt=1)
+    """Smoothing of rmsprop's squared gradients."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Smoothing of adam's gradients."""
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """Smoothing of adam's squared gradients."""
+    gradient_clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the whole gradient."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Average weights over steps with this decay, for validation, checkpoints and samples."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: autocast in the forward pass; likelihoods are still summed in float64."""
+    seed: int = Field(0, ge=0)
+    """Seed of weights, order, binarization draws and dropout."""
+    eval_batch_size: int = Field(256, ge=1)
+    """Images of a validation batch."""
+    checkpoint_every_minutes: float | None = Field(2.0, gt=0)
+    """Also save within an epoch, so that little is lost when a machine is; never changes the result."""
+
+
+def learning_rate_at(config: TrainingConfig, step: int, total_steps: int) -> float:
+    """Return the learning rate of a step (0-based): linear warm-up, then the schedule down to zero."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    factor = {
+        "constant": 1.0,
+        "linear": 1.0 - done,
+        "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
+        "exponential": config.decay_rate ** (step - config.warmup_steps),
+    }[config.schedule]
+    return config.learning_rate * factor
+
+
+def make_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer; its learning rate is set at each step."""
+    rate, decay = config.learning_rate, config.weight_decay
+    betas = (config.adam_beta1, config.adam_beta2)
+    match config.optimizer:
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                model.parameters(),
+                lr=rate,
+                alpha=config.rmsprop_decay,
+                momentum=config.momentum,
+                weight_decay=decay,
+            )
+        case "adam":
+            return torch.optim.Adam(model.parameters(), lr=rate, betas=betas, weight_decay=decay)
+        case "adamw":
+            return torch.optim.AdamW(model.parameters(), lr=rate, betas=betas, weight_decay=decay)

@@ -1,0 +1,1 @@
+"""Packaged experiments, one YAML file each."""

@@ -1,0 +1,239 @@
+"""Training as a job: in one process, killed and resumed, and on Ray Train with several workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raypixel.errors import CheckpointError, RaypixelError, TrainingError
+from raypixel.jobs.train import root_cause, train, train_recorded
+from raypixel.jobs.worker import Message, best_checkpoint, ensure_prepared, open_run
+
+
+def metrics_of(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def ignore(message: Message) -> None:
+    del message
+
+
+def test_epoch_messages_and_files_of_a_run_agree(tiny, digits, tmp_path):
+    messages: list[Message] = []
+    open_run(tiny(), tmp_path / "run", resume=False)
+    metrics = train(tiny(), digits, tmp_path / "run", on_message=messages.append)
+    epochs = [m for m in messages if m.kind == "epoch"]
+    assert [m.epoch for m in epochs] == [1, 2]
+    assert [m["epoch"] for m in metrics_of(tmp_path / "run")] == [1, 2]
+    assert epochs[-1].metrics == metrics
+    assert epochs[-1].step == epochs[-1].total_steps == 8
+    assert best_checkpoint(tmp_path / "run").state["best"] == metrics["val/bits_per_dim"]
+
+
+def test_run_folder_is_not_trained_over_and_only_resumed_with_the_same_experiment(
+    tiny, digits, tmp_path
+):
+    open_run(tiny(), tmp_path, resume=False)
+    with pytest.raises(CheckpointError, match="holds a training already: add --resume"):
+        open_run(tiny(), tmp_path, resume=False)
+    with pytest.raises(CheckpointError, match=r"model.hidden_size: 8 then, 16 now"):
+        open_run(tiny(model__hidden_size=16), tmp_path, resume=True)
+    open_run(tiny(training__num_epochs=5), tmp_path, resume=True)
+    assert yaml.safe_load((tmp_path / "experiment.yaml").read_text())["training"]["num_epochs"] == 5
+
+
+def test_data_set_that_cannot_be_prepared_names_the_way(tiny, tmp_path):
+    data = tiny(data__name="faces", data__root=str(tmp_path)).data
+    with pytest.raises(RaypixelError, match="raypixel data prepare faces"):
+        ensure_prepared(data, progress=None)
+    assert ensure_prepared(tiny(data__root=str(tmp_path)).data, progress=None).name == "digits"
+
+
+def test_damaged_newest_checkpoint_is_told_and_an_older_one_used(tiny, digits, tmp_path):
+    config = tiny()
+    open_run(config, tmp_path, resume=False)
+    train(config, digits, tmp_path, on_message=ignore)
+    newest = (tmp_path / "checkpoints" / "last").resolve()
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    messages: list[Message] = []
+    train(config, digits, tmp_path, on_message=messages.append)
+    assert "truncated" in next(m.text for m in messages if m.kind == "warning")
+    assert metrics_of(tmp_path)[-1]["epoch"] == 2
+
+
+def command(config_file: Path, folder: Path, *extra: str) -> list[str]:
+    program = [sys.executable, "-m", "raypixel", "train", str(config_file)]
+    return [*program, "--runs", str(folder), "--run", "run", *extra]
+
+
+def wait_for(condition, *, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_training_killed_in_its_process_and_resumed_ends_like_an_undisturbed_one(
+    tiny, digits, tmp_path, private_mlflow, how
+):
+    config = tiny(training__num_epochs=30, training__checkpoint_every_minutes=1e-3)
+    config_file = tmp_path / "experiment.yaml"
+    config_file.write_text(yaml.safe_dump(config.to_mapping()))
+    train(config, digits, tmp_path / "whole", on_message=ignore)
+
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command(config_file, tmp_path), stdout=log, stderr=log)
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 3)
+        process.send_signal(how)
+        code = process.wait(timeout=60)
+    assert code == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+    assert len(metrics_of(tmp_path / "run")) < 30
+    resumed = subprocess.run(
+        command(config_file, tmp_path, "--resume"), capture_output=True, text=True, timeout=300
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+    weights = [
+        (tmp_path / name / "checkpoints" / "last" / "model.safetensors").read_bytes()
+        for name in ("run", "whole")
+    ]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_ray_workers_train_what_one_process_does(tiny, digits, tmp_path, ray_cluster):
+    one = tiny(data__max_eval_images=49)
+    two = tiny(data__max_eval_images=49, scaling__num_workers=2, scaling__cpus_per_worker=1.0)
+    open_run(one, tmp_path / "one", resume=False)
+    open_run(two, tmp_path / "two", resume=False)
+    expected = train(one, digits, tmp_path / "one", on_message=ignore)
+    messages: list[Message] = []
+    metrics = train(two, digits, tmp_path / "two", on_message=messages.append)
+    assert metrics == pytest.approx(expected, rel=1e-3)
+    assert metrics["val/num_images"] == 49
+    assert [m.epoch for m in messages if m.kind == "epoch"] == [1, 2]
+    assert best_checkpoint(tmp_path / "two").state["step"] == 8
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_worker_that_is_killed_is_replaced_and_the_result_is_the_same(
+    tiny, digits, tmp_path, ray_cluster
+):
+    options = {"training__num_epochs": 40, "training__checkpoint_every_minutes": 1e-3}
+    whole = tiny(**options)
+    train(whole, digits, tmp_path / "whole", on_message=ignore)
+    config = tiny(**options, scaling__num_workers=1, scaling__cpus_per_worker=1.0)
+    killed = threading.Event()
+
+    def kill_worker(message: Message) -> None:
+        if message.kind == "epoch" and message.epoch >= 2 and not killed.is_set():
+            killed.set()
+            for pid in worker_pids():
+                os.kill(pid, signal.SIGKILL)
+
+    train(config, digits, tmp_path / "run", on_message=kill_worker)
+    assert killed.is_set()
+    ours, theirs = metrics_of(tmp_path / "run"), metrics_of(tmp_path / "whole")
+    assert [m["epoch"] for m in ours] == [m["epoch"] for m in theirs]
+    assert ours[-1] == pytest.approx(theirs[-1], rel=1e-3)
+
+
+def worker_pids() -> list[int]:
+    names = {
+        path: path.joinpath("cmdline") for path in Path("/proc").iterdir() if path.name.isdigit()
+    }
+    pids = []
+    for path, file in names.items():
+        try:
+            if b"RayTrainWorker" in file.read_bytes():
+                pids.append(int(path.name))
+        except OSError:
+            continue
+    return pids
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_error_in_a_ray_worker_reads_as_it_does_in_one_process(tiny, digits, tmp_path, ray_cluster):
+    options = {"training__learning_rate": 1e30, "training__gradient_clip_norm": None}
+    with pytest.raises(TrainingError, match="loss must be finite"):
+        train(tiny(**options), digits, tmp_path / "one", on_message=ignore)
+    config = tiny(**options, scaling__num_workers=1)
+    with pytest.raises(RaypixelError, match="^loss must be finite"):
+        train(config, digits, tmp_path / "ray", on_message=ignore)
+
+
+@pytest.mark.ray
+def test_workers_that_the_cluster_cannot_hold_are_refused_at_once(
+    tiny, digits, tmp_path, ray_cluster
+):
+    config = tiny(scaling__num_workers=64, scaling__cpus_per_worker=8.0)
+    with pytest.raises(
+        RaypixelError, match=r"cluster, which has \d+ CPUs, got workers that need 512"
+    ):
+        train(config, digits, tmp_path, on_message=ignore)
+    config = tiny(scaling__num_workers=8, scaling__device="cuda")
+    with pytest.raises(RaypixelError, match=r"which has \d+ GPUs, got workers that need 8"):
+        train(config, digits, tmp_path, on_message=ignore)
+
+
+def test_recorded_training_leaves_parameters_metrics_and_files_in_mlflow(
+    tiny, digits, tmp_path, private_mlflow
+):
+    from mlflow import MlflowClient
+
+    config = tiny()
+    outcome = train_recorded(
+        config, digits, tmp_path / "run", resume=False, on_message=ignore, warn=pytest.fail
+    )
+    assert outcome.samples == tmp_path / "run" / "samples.png"
+    client = MlflowClient(private_mlflow)
+    experiment = client.get_experiment_by_name("raypixel")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.hidden_size"] == "8"
+    history = client.get_metric_history(run.info.run_id, "val/bits_per_dim")
+    assert [m.value for m in history] == [
+        m["val/bits_per_dim"] for m in metrics_of(tmp_path / "run")
+    ]
+    assert [m.step for m in history] == [4, 8]
+    assert run.inputs.dataset_inputs[0].dataset.digest == digits.digest
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names >= {"checkpoint", "experiment.yaml", "metrics.jsonl", "samples.png"}
+
+
+def test_failed_training_is_marked_failed_in_mlflow(tiny, digits, tmp_path, private_mlflow):
+    from mlflow import MlflowClient
+
+    config = tiny(training__learning_rate=1e30, training__gradient_clip_norm=None)
+    with pytest.raises(TrainingError, match="loss must be finite"):
+        train_recorded(
+            config, digits, tmp_path / "run", resume=False, on_message=ignore, warn=pytest.fail
+        )
+    client = MlflowClient(private_mlflow)
+    (run,) = client.search_runs([client.get_experiment_by_name("raypixel").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_root_cause_is_the_innermost_error_in_one_line():
+    try:
+        try:
+            raise ValueError("inner\n  text")
+        except ValueError as error:
+            raise RuntimeError("outer") from error
+    except RuntimeError as error:
+        assert root_cause(error) == "ValueError: inner text"

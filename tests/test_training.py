@@ -1,0 +1,210 @@
+"""The loop: what it trains is a function of its config, however it is cut into parts or spread over workers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+
+from raypixel.checkpoint import CheckpointStore, read_checkpoint
+from raypixel.data import load_manifest
+from raypixel.data.loader import EvalBatches, TrainBatches
+from raypixel.errors import TrainingError
+from raypixel.evaluation import evaluate
+from raypixel.experiment import build_experiment_model
+from raypixel.jobs.train import read_splits
+from raypixel.jobs.worker import model_info
+from raypixel.training import Report, train
+from raypixel.units import Likelihood
+
+
+class Stop(Exception):
+    """Stands for a machine that is lost."""
+
+
+def run(config, folder: Path, *, resume=None, stop_at=None, save_at=None, rank=0, world_size=1):
+    """Train in this process; return the loss of each step, the last metrics and the model."""
+    manifest = load_manifest(config.data.root, config.data.name)
+    splits = read_splits(config.data, manifest)
+    share = {"rank": rank, "world_size": world_size}
+    batches = TrainBatches(
+        splits["train"],
+        config.data,
+        manifest,
+        batch_size=config.training.batch_size,
+        seed=config.training.seed,
+        **share,
+    )
+    val = EvalBatches(splits["val"], config.data, manifest, batch_size=16, **share)
+    torch.manual_seed(config.training.seed)
+    model = build_experiment_model(config, manifest)
+    info = model_info(config, model)
+    store = CheckpointStore(folder)
+    losses, metrics, cpu = [], {}, torch.device("cpu")
+
+    def report(report: Report) -> None:
+        if report.kind == "step":
+            losses.append(report.metrics["train/bits_per_dim"])
+            if report.position.step == stop_at:
+                raise Stop
+        elif report.snapshot is not None and rank == 0:
+            store.save(report.snapshot, info, step=report.position.step, is_best=report.is_best)
+        if report.kind == "epoch":
+            metrics.update(report.metrics)
+
+    def validate(model: torch.nn.Module) -> Likelihood:
+        return evaluate(model, val, device=cpu)
+
+    train(
+        model,
+        batches,
+        config.training,
+        device=cpu,
+        validate=validate,
+        report=report,
+        resume=None if resume is None else read_checkpoint(resume),
+    )
+    return losses, metrics, model
+
+
+def equal_weights(first, second) -> bool:
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"training__optimizer": "rmsprop", "training__momentum": 0.9},
+        {"training__optimizer": "adam", "training__ema_decay": 0.9},
+        {
+            "training__optimizer": "adamw",
+            "training__weight_decay": 0.1,
+            "training__warmup_steps": 3,
+        },
+        {"data__binarization": "stochastic", "training__schedule": "exponential"},
+        {"training__precision": "bf16"},
+    ],
+    ids=lambda options: "-".join(str(value) for value in options.values()),
+)
+@pytest.mark.parametrize("stop_at", [6, 8, 9])
+def test_stopping_anywhere_and_resuming_repeats_the_undisturbed_run_bit_for_bit(
+    tiny, tmp_path, options, stop_at
+):
+    # 100 images in batches of 32: 4 steps an epoch; a checkpoint after every step
+    config = tiny(
+        training__num_epochs=3,
+        training__checkpoint_every_minutes=1e-9,
+        training__decay_rate=0.9,
+        **options,
+    )
+    whole, whole_metrics, undisturbed = run(config, tmp_path / "whole")
+    with pytest.raises(Stop):
+        run(config, tmp_path / "cut", stop_at=stop_at)
+    saved = tmp_path / "cut" / "last"
+    step = json.loads((saved / "state.json").read_text())["step"]
+    assert 0 < step < stop_at
+    rest, metrics, resumed = run(config, tmp_path / "cut", resume=saved)
+    assert rest == whole[step:]
+    assert metrics == whole_metrics
+    assert equal_weights(resumed, undisturbed)
+    assert (
+        read_checkpoint(saved).state["best"]
+        == (read_checkpoint(tmp_path / "whole" / "last").state["best"])
+    )
+
+
+def test_training_goes_on_where_a_shorter_one_ended(tiny, tmp_path):
+    _, _, whole = run(tiny(training__schedule="constant"), tmp_path / "whole")
+    short = tiny(training__num_epochs=1, training__schedule="constant")
+    run(short, tmp_path / "short")
+    longer = tiny(training__schedule="constant")
+    _, _, continued = run(longer, tmp_path / "short", resume=tmp_path / "short" / "last")
+    assert equal_weights(whole, continued)
+
+
+def _worker(rank: int, config, folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2
+    )
+    losses, metrics, model = run(config, folder / "checkpoints", rank=rank, world_size=2)
+    torch.save((losses, metrics, model.state_dict()), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_does(tiny, tmp_path):
+    """Same losses, weights and exact validation count; 97 images make a last batch of one, empty for worker 1."""
+    config = tiny(
+        data__max_train_images=97,
+        data__max_eval_images=49,
+        data__binarization="stochastic",
+        training__gradient_clip_norm=0.5,
+        training__num_epochs=2,
+    )
+    losses, metrics, model = run(config, tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    torch.multiprocessing.spawn(_worker, args=(config, tmp_path / "two"), nprocs=2)
+    for rank in (0, 1):
+        their_losses, their_metrics, weights = torch.load(tmp_path / "two" / f"{rank}.pt")
+        assert their_losses == pytest.approx(losses, rel=1e-4)
+        assert their_metrics == pytest.approx(metrics, rel=1e-3)
+        assert their_metrics["val/num_images"] == 49
+        for name, weight in model.state_dict().items():
+            torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=1e-4)
+
+
+def test_loss_that_is_not_finite_stops_the_training(tiny, tmp_path):
+    config = tiny(
+        training__learning_rate=1e30,
+        training__gradient_clip_norm=None,
+        training__schedule="constant",
+    )
+    with pytest.raises(
+        TrainingError, match=r"loss must be finite, got .* at epoch 1, step [23].*learning_rate"
+    ):
+        run(config, tmp_path)
+    assert not (tmp_path / "last").exists()
+
+
+def test_steps_and_minutes_end_a_training_with_validation_and_a_checkpoint(tiny, tmp_path):
+    losses, metrics, _ = run(tiny(training__max_steps=6), tmp_path / "steps")
+    assert len(losses) == 6
+    assert metrics["val/num_images"] == 50
+    assert read_checkpoint(tmp_path / "steps" / "last").state["step_in_epoch"] == 2
+    losses, metrics, _ = run(tiny(training__max_minutes=1e-9), tmp_path / "minutes")
+    assert len(losses) == 1
+    assert read_checkpoint(tmp_path / "minutes" / "last").state["step"] == 1
+
+
+def test_train_likelihood_of_an_epoch_is_exact_over_uneven_batches(tiny, tmp_path):
+    """With a learning rate too small to change anything, train bits/dim is that of the untrained model."""
+    config = tiny(training__learning_rate=1e-30, training__num_epochs=1, training__warmup_steps=0)
+    losses, metrics, _ = run(config, tmp_path)
+    sizes = [32, 32, 32, 4]
+    mean = sum(loss * n for loss, n in zip(losses, sizes, strict=True)) / 100
+    assert metrics["train/bits_per_dim"] == pytest.approx(mean, rel=1e-12)
+
+
+def test_ema_weights_are_validated_and_saved(tiny, tmp_path):
+    _, _, model = run(tiny(training__ema_decay=0.99), tmp_path)
+    checkpoint = read_checkpoint(tmp_path / "last")
+    name = "head.3.weight"
+    averaged, raw = checkpoint.weights()[name], checkpoint.training_tensors()[f"raw.{name}"]
+    assert torch.equal(raw, model.state_dict()[name])
+    assert averaged.norm() < raw.norm()  # it starts at zero and lags behind
+    assert averaged.norm() > 0
+
+
+def test_likelihood_under_bf16_stays_close_to_float32(tiny, tmp_path):
+    _, float32, _ = run(tiny(training__num_epochs=4), tmp_path / "a")
+    _, bf16, _ = run(tiny(training__num_epochs=4, training__precision="bf16"), tmp_path / "b")
+    assert bf16["val/bits_per_dim"] == pytest.approx(float32["val/bits_per_dim"], rel=0.01)
+
+
+def test_training_lowers_the_validation_likelihood_well_below_uniform(tiny, tmp_path):
+    config = tiny(data__max_train_images=1000, training__num_epochs=3, training__learning_rate=5e-3)
+    _, metrics, _ = run(config, tmp_path)
+    assert metrics["val/bits_per_dim"] < 2.9  # uniform: log2(17) = 4.09

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _BORDER = 2
 _BORDER_GRAY = 128
 _SMALLEST_SIDE = 64
+_ENDINGS = (".png", ".jpg", ".webp")
 
 
 def image_grid(x: Tensor, *, num_levels: int, num_columns: int | None = None) -> "Image":
@@ -53,16 +54,25 @@ def image_grid(x: Tensor, *, num_levels: int, num_columns: int | None = None) ->
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
 
 
+def check_picture_path(path: Path) -> None:
+    """Refuse a path that no picture can be written to, before the work that makes the picture.
+
+    Raises:
+        RaypixelError: The ending is not that of a picture.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise RaypixelError(f"picture must end in {', '.join(_ENDINGS)}, got {path.name!r}")
+
+
 def save_image(image: "Image", path: Path) -> None:
     """Write a picture; the ending of the path chooses the format.
 
     Raises:
         RaypixelError: The ending is unknown or the file cannot be written.
     """
+    check_picture_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
-    except ValueError:
-        raise RaypixelError(f"--out must end in .png, .jpg or .webp, got {path.name!r}") from None
     except OSError as error:
         raise RaypixelError(f"{path}: cannot be written ({error.strerror or error})") from None

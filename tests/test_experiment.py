@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -49,11 +51,11 @@ def write(folder, name: str, text: str) -> str:
 def test_every_recipe_builds_the_model_of_its_data(recipe):
     config = load_experiment(recipe)
     image_shape, num_levels, num_params = SHAPES[recipe]
-    with torch.device("meta"):  # shapes only: the large ones take seconds and gigabytes
-        model = build_experiment_model(config, manifest_of(config.data.name))
-        params = model(torch.zeros((2, *image_shape), dtype=torch.uint8))
+    model = build_experiment_model(config, manifest_of(config.data.name))
+    with torch.no_grad():
+        params = model(torch.zeros((1, *image_shape), dtype=torch.uint8))
     assert model.num_levels == num_levels
-    assert params.shape == (2, num_params, *image_shape)
+    assert params.shape == (1, num_params, *image_shape)
 
 
 @every_recipe
@@ -151,8 +153,7 @@ def test_a_section_that_is_no_mapping_replaces_that_of_the_base(tmp_path):
 def test_a_base_that_leads_back_to_itself_is_refused(tmp_path, length):
     paths = [str(tmp_path / f"{k}.yaml") for k in range(length)]
     for k, path in enumerate(paths):
-        write(tmp_path, f"{k}.yaml", f"name: x\nbase: {paths[(k + 1) % length]}\n")
-        assert path
+        Path(path).write_text(f"name: x\nbase: {paths[(k + 1) % length]}\n")
     with pytest.raises(ConfigError, match=r"0.yaml: base must not lead back to itself$"):
         load_experiment(paths[0])
 

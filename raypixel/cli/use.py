@@ -99,11 +99,12 @@ def sample(
     """
     import math
 
-    from raypixel.figures import image_grid, save_image
+    from raypixel.figures import check_picture_path, image_grid, save_image
     from raypixel.jobs.evaluate import resolve_checkpoint
     from raypixel.jobs.sample import draw
     from raypixel.jobs.worker import choose_device
 
+    check_picture_path(out)
     found = resolve_checkpoint(checkpoint)
     model = found.load_model(choose_device(device))
     total = math.prod(found.info.image_shape) * math.ceil(num_images / batch_size)

@@ -37,7 +37,7 @@ def stage(config: DataConfig, manifest: Manifest, splits: tuple[str, ...]) -> di
     staged = {}
     for name in splits:
         paths = [str(path) for path in shard_paths(config.root, config.name, name)]
-        dataset = ray.data.read_parquet(paths, columns=columns)
+        dataset = ray.data.read_parquet(paths).select_columns(columns)
         blocks = list(dataset.iter_batches(batch_size=None, batch_format="numpy"))
         order = np.argsort(np.concatenate([block["index"] for block in blocks]))
         images = np.concatenate([block["image"] for block in blocks])[order]

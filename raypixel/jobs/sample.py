@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from raypixel.errors import ConfigError
 from raypixel.models import PixelModel
 from raypixel.sampling import image_seeds, sample
 
@@ -33,14 +34,14 @@ def draw(
         progress: Called with 1 after each sub-pixel of a batch.
 
     Raises:
-        ValueError: The class is not one of the model's.
+        ConfigError: The class is not one of the model's.
     """
     num_classes = cast(PixelModel, model).num_classes
     if class_label is not None and not 0 <= class_label < num_classes:
         known = (
             f"in [0, {num_classes - 1}]" if num_classes else "left out: the model has no classes"
         )
-        raise ValueError(f"--class must be {known}, got {class_label}")
+        raise ConfigError(f"--class must be {known}, got {class_label}")
     labels = None
     if num_classes:
         labels = torch.arange(num_images) % num_classes

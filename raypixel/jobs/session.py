@@ -7,6 +7,7 @@ clean up after a stopped trial, and the next one waits forever.
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,7 +22,6 @@ _QUIET = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",  # Ray's default, said aloud: otherwise it prints a warning
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -30,6 +30,10 @@ def prepare_environment() -> None:
     """Set Ray's switches that must be there before it is imported; the user's own settings win."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if "ray" not in sys.modules:
+        # Ray's default, said aloud: otherwise it prints a warning. Ray has read it once it is imported,
+        # and a cluster started with another answer would refuse this process
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def test_error_in_a_ray_worker_reads_as_it_does_in_one_process(tiny, digits, tmp
     with pytest.raises(TrainingError, match="loss must be finite"):
         train(tiny(**options), digits, tmp_path / "one", on_message=ignore)
     config = tiny(**options, scaling__num_workers=1)
-    with pytest.raises(RaypixelError, match="^loss must be finite"):
+    with pytest.raises(RaypixelError, match=r"^loss must be finite"):
         train(config, digits, tmp_path / "ray", on_message=ignore)
 
 
@@ -230,10 +230,9 @@ def test_failed_training_is_marked_failed_in_mlflow(tiny, digits, tmp_path, priv
 
 
 def test_root_cause_is_the_innermost_error_in_one_line():
-    try:
+    with pytest.raises(RuntimeError) as caught:  # noqa: PT012 (the chain is made here)
         try:
             raise ValueError("inner\n  text")
         except ValueError as error:
             raise RuntimeError("outer") from error
-    except RuntimeError as error:
-        assert root_cause(error) == "ValueError: inner text"
+    assert root_cause(caught.value) == "ValueError: inner text"

@@ -25,5 +25,5 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raypixel needs Python 3.11 or newer, PYTHON=... chooses one")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (about 2 GB; some minutes)"
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -qq -c constraints.txt -e ".[dev]"
 	@touch $@

@@ -104,7 +104,7 @@ def test_train_evaluate_and_sample_work_together(tmp_path, private_mlflow, digit
     trained = invoke("train", "digits_pixelcnn", *arguments, "--run", "one")
     assert trained.exit_code == 0, trained.stderr
     assert trained.stdout.startswith("val/bits_per_dim ")
-    assert "next:" in trained.stderr
+    assert "evaluate runs/one` and" in trained.stderr
     again = invoke("train", "digits_pixelcnn", *arguments, "--run", "one")
     assert again.exit_code == 1
     assert "add --resume" in again.stderr

@@ -1,5 +1,7 @@
 """`raypixel train` and `raypixel sweep`: long work, watched."""
 
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -83,10 +85,7 @@ def train(
             warn=say,
             address=address,
         )
-    say(f"samples:    {outcome.samples or outcome.samples_problem}")
-    say(f"checkpoint: {outcome.best.path}")
-    say(f"MLflow:     {outcome.tracking}")
-    say(f"next:       raypixel evaluate {folder}")
+    _say_where(folder, folder, outcome.samples_problem, outcome.tracking)
     click.echo(f"val/bits_per_dim {outcome.best.state['best']:.4f}")
 
 
@@ -136,10 +135,7 @@ def sweep(file: Path, assignments: tuple[str, ...], runs: Path, address: str | N
         problem = record.draw_samples(best.best, folder / "samples.png", device_name="auto")
         record.record_files(parent, folder)
     _print_ranking(result, data.name)
-    say(f"samples of the best trial: {problem or folder / 'samples.png'}")
-    say(f"its checkpoint:            {best.best.path}")
-    say(f"                           raypixel sample {best.best.path} -n 64 --out more.png")
-    say(f"MLflow:                    {tracker.describe()}")
+    _say_where(folder, best.folder, problem, tracker.describe())
     if any(trial.error for trial in result.trials):
         sys.exit(1)
 
@@ -186,7 +182,7 @@ class _TrialLines:
         )
         line = f"[{self.num_finished}/{self.num_trials}] {result.trial.label}: {shown}"
         if self.bar:
-            self.bar.console.print(line, markup=False)
+            self.bar.console.print(line, markup=False, soft_wrap=True)
         else:
             say(line)
 
@@ -213,6 +209,29 @@ def _print_ranking(result: "SweepResult", data_name: str) -> None:
     table(["rank", "trial", "val", "test", "parameters", "time"], rows, title=title)
 
 
+def _say_where(folder: Path, run_folder: Path, problem: str | None, tracking: str) -> None:
+    """Tell where the picture, the checkpoint and the MLflow store are, and what opens each."""
+    picture = folder / "samples.png"
+    viewer = "open" if sys.platform == "darwin" else "xdg-open"
+    run = _shown(run_folder)
+    say(f"samples     {problem or f'{_shown(picture)}, open it with `{viewer} {_shown(picture)}`'}")
+    say(f"checkpoint  {run}/checkpoints/best, use it with")
+    say(f"            `{_program()} evaluate {run}` and `{_program()} sample {run} -n 64`")
+    say(f"MLflow      {tracking}")
+
+
+def _shown(path: Path) -> str:
+    path, here = path.absolute(), Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def _program() -> str:
+    """Return what calls this program: its name where the shell finds it, else its path."""
+    program = Path(sys.argv[0])
+    found = shutil.which("raypixel")
+    return "raypixel" if found and Path(found).resolve() == program.resolve() else _shown(program)
+
+
 @contextmanager
 def _training_progress(name: str) -> Iterator[Callable[["Message"], None]]:
     """Show a training: a bar in a terminal; a line for each epoch and every few seconds elsewhere."""
@@ -235,11 +254,11 @@ def _training_progress(name: str) -> Iterator[Callable[["Message"], None]]:
 
 def _update_bar(shown: Any, task: Any, message: "Message") -> None:
     if message.kind == "warning":
-        shown.console.print(message.text, markup=False)
+        shown.console.print(message.text, markup=False, soft_wrap=True)
         return
     shown.update(task, completed=message.step, total=message.total_steps, note=_note(message))
     if message.kind == "epoch":
-        shown.console.print(_news(message), markup=False)
+        shown.console.print(_news(message), markup=False, soft_wrap=True)
 
 
 def _note(message: "Message") -> str:

@@ -57,8 +57,12 @@ def main(name: str, batch_size: int, rounds: int) -> None:
             ):
                 loader = TrainBatches(source, config, manifest, batch_size=batch_size, seed=0)
                 measure(what, (len(batch.x) for batch in loader.epoch(epoch)))
-            stream = ray.data.read_parquet(paths).select_columns(["image"]).iter_torch_batches(
-                batch_size=batch_size, local_shuffle_buffer_size=4096, local_shuffle_seed=epoch
+            stream = (
+                ray.data.read_parquet(paths)
+                .select_columns(["image"])
+                .iter_torch_batches(
+                    batch_size=batch_size, local_shuffle_buffer_size=4096, local_shuffle_seed=epoch
+                )
             )
             measure("Ray Data iter_torch_batches", (len(batch["image"]) for batch in stream))
     print(f"{name}: {len(split):,} images {manifest.image_shape}, batches of {batch_size}")

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from raypixel.config import load_yaml
+from raypixel.config import dump_yaml, load_yaml
 from raypixel.errors import CheckpointError, ConfigError, RaypixelError
 from raypixel.models import build_model, validate_model_config
 
@@ -112,9 +111,11 @@ def write_checkpoint(path: Path, snapshot: Snapshot, info: ModelInfo) -> None:
     Raises:
         CheckpointError: The directory cannot be written, for example because the disk is full.
     """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same id
+    temporary = path.parent / f".{path.name}.tmp"
+    replaced = path.parent / f".{path.name}.replaced.tmp"
     try:
+        for leftover in path.parent.glob(".*.tmp"):  # of a killed process; there is one writer
+            shutil.rmtree(leftover)
         temporary.mkdir(parents=True)
         _save_tensors(temporary / "model.safetensors", snapshot.weights)
         _save_tensors(temporary / "training.safetensors", snapshot.tensors)
@@ -124,7 +125,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot, info: ModelInfo) -> None:
             "num_classes": info.num_classes,
             "experiment": dict(info.experiment),
         }
-        (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (temporary / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
         (temporary / "state.json").write_text(json.dumps(dict(snapshot.state), indent=1))
         files = {
             name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
@@ -134,8 +135,9 @@ def write_checkpoint(path: Path, snapshot: Snapshot, info: ModelInfo) -> None:
         (temporary / _INDEX).write_text(json.dumps(index, indent=1))
         for file in temporary.iterdir():
             _fsync(file)
+        _fsync(temporary)
         if path.exists():  # the same step again, after resuming from an earlier one
-            shutil.rmtree(path)
+            path.rename(replaced)
         temporary.rename(path)
         _fsync(path.parent)
     except (OSError, SafetensorError) as error:
@@ -143,6 +145,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot, info: ModelInfo) -> None:
         raise CheckpointError(f"{path}: cannot be written ({reason})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -155,9 +158,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: must be a checkpoint directory, got {_kind(path)}")
     try:
         index = json.loads((path / _INDEX).read_text())
-        version = index["format_version"]
-        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in index["files"].items()}
-        is_ours = index["format"] == "raypixel-checkpoint"
+        version, is_ours = index["format_version"], index["format"] == "raypixel-checkpoint"
+        entries = index["files"] if is_ours and version == FORMAT_VERSION else {}
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: is not a raypixel checkpoint, {_INDEX} is missing"
@@ -228,7 +231,7 @@ class CheckpointStore:
         return None, problems
 
     def _link(self, link: Path, target: Path) -> None:
-        temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+        temporary = link.with_name(f".{link.name}.link")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target.name)
         temporary.replace(link)

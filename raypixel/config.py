@@ -20,7 +20,11 @@ class Frozen(BaseModel):
     """Base of every config: immutable, unknown keys refused, no silent conversion between types."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -86,9 +90,9 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     return mapping
 
 
-def dump_yaml(config: BaseModel) -> str:
+def dump_yaml(config: BaseModel | Mapping[str, Any]) -> str:
     """Write a config as YAML that `parse_yaml` and `parse` read back to an equal object."""
-    mapping = config.model_dump(mode="json")
+    mapping = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
     return yaml.dump(mapping, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
@@ -165,6 +169,7 @@ def _rule(detail: Any) -> str:
     if detail["type"] == "value_error":  # our own validators write whole sentences
         return str(detail["ctx"]["error"])
     rule = detail["msg"].replace("Input should be", "must be").replace("Input should", "must")
+    rule = rule.replace("String should", "must").replace("Input is not a", "must be a")
     given = detail["input"]
     shown = f"a {type(given).__name__}" if isinstance(given, dict | list) else repr(given)
     return f"{rule}, got {shown}"

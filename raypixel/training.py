@@ -51,7 +51,7 @@ class Position:
         step_in_epoch: Complete steps of the current epoch.
         step: Complete steps in all.
         seconds: Training time so far, resumed parts counted in.
-        best: Lowest validation bits/dim so far.
+        best: Lowest validation bits/dim so far, None before the first.
         nats: Sum of train nats over the current epoch.
         num_images: Images in that sum.
     """
@@ -60,7 +60,7 @@ class Position:
     step_in_epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    best: float = math.inf
+    best: float | None = None
     nats: float = 0.0
     num_images: int = 0
 
@@ -167,11 +167,12 @@ class _Loop:
                 report(Report("step", position, self.total_steps, metrics))
                 if position.step >= self.total_steps or self._out_of_time():
                     break
-                if self._is_checkpoint_due():
+                if position.step_in_epoch < num_steps and self._is_checkpoint_due():
                     report(Report("checkpoint", position, self.total_steps, {}, self._snapshot()))
             metrics = self._finish_epoch(validate, is_whole=position.step_in_epoch == num_steps)
-            is_best = metrics["val/bits_per_dim"] < position.best
-            position.best = min(position.best, metrics["val/bits_per_dim"])
+            value = metrics["val/bits_per_dim"]
+            is_best = position.best is None or value < position.best
+            position.best = value if is_best else position.best
             position.seconds = seconds_before + time.monotonic() - started
             snapshot = self._snapshot()
             report(Report("epoch", position, self.total_steps, metrics, snapshot, is_best))

@@ -163,7 +163,7 @@ def test_a_key_that_stands_twice_is_refused(text):
 
 
 def test_the_place_of_a_second_key_is_named():
-    with pytest.raises(ConfigError, match="'a' stands twice .*line 3, column 1"):
+    with pytest.raises(ConfigError, match=r"'a' stands twice .*line 3, column 1"):
         parse_yaml("a: 1\nb: 2\na: 3", where="x.yaml")
 
 

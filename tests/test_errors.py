@@ -14,7 +14,7 @@ from raypixel.errors import (
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, CheckpointError, TrainingError])
 def test_every_error_is_one_that_the_command_line_prints(kind):
-    with pytest.raises(RaypixelError, match="^x must be odd, got 4$"):
+    with pytest.raises(RaypixelError, match=r"^x must be odd, got 4$"):
         raise kind("x must be odd, got 4")
 
 

@@ -101,20 +101,20 @@ def test_overrides_change_what_they_name_and_nothing_else():
         (
             {"model.kind": "pixelcn"},
             [
-                "digits_pixelcnn: model kind must be one of pixelcnn, got 'pixelcn', "
+                "digits_pixelcnn: model.kind must be one of pixelcnn, got 'pixelcn', "
                 "did you mean 'pixelcnn'?"
             ],
         ),
         (
             {"model.kind": ["a"]},
-            ["digits_pixelcnn: model kind must be one of pixelcnn, got ['a']"],
+            ["digits_pixelcnn: model.kind must be one of pixelcnn, got ['a']"],
         ),
         ({"model": 3}, ["digits_pixelcnn: model must be a mapping with a `kind`, got 3"]),
         (
             {"data.num_levels": 4, "data.binarization": "fixed"},
             ["digits_pixelcnn: data.num_levels must be null with binarization 'fixed', got 4"],
         ),
-        ({"name": "../up"}, ["digits_pixelcnn: name String should match pattern .*'../up'"]),
+        ({"name": "../up"}, ["digits_pixelcnn: name must match pattern .*'../up'"]),
         (
             {"scaling.device": "tpu"},
             ["digits_pixelcnn: scaling.device must be 'auto', 'cpu' or 'cuda', got 'tpu'"],

@@ -24,6 +24,7 @@ FLOORS = {
     "models": 2,
     "checkpoint": 3,
     "data": 3,
+    "diagrams": 4,
     "evaluation": 4,
     "figures": 4,
     "optimization": 4,

@@ -52,13 +52,14 @@ def main() -> None:
 
 
 def _add_commands() -> None:
-    from raypixel.cli import catalog, runs, use
+    from raypixel.cli import catalog, figure, runs, use
 
     for command in (
         runs.train,
         runs.sweep,
         use.evaluate,
         use.sample,
+        figure.figure,
         catalog.data,
         catalog.recipes,
         catalog.models,

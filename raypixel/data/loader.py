@@ -107,27 +107,26 @@ class EvalBatches:
         world_size: int = 1,
     ) -> None:
         """Hold the split; see `TrainBatches`. Stochastic binarization is one draw from `binarization_seed`."""
-        self.split = split
-        self.config = config
-        self.manifest = manifest
+        self.images = split.images
+        if config.binarization == "stochastic":
+            # one draw over the whole split: the same images whatever the batch size
+            generator = _torch_generator(config.binarization_seed)
+            self.images = to_levels(split.images, config, manifest, generator=generator)
+        self.class_labels = split.class_labels
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
+        return -(-len(self.images) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         for step in range(len(self)):
             chosen = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            x = self.split.images[chosen]
-            size = len(x)
-            if self.config.binarization == "stochastic":
-                generator = _torch_generator(self.config.binarization_seed, step)
-                x = to_levels(x, self.config, self.manifest, generator=generator)
-            labels = self.split.class_labels
+            x = self.images[chosen]
+            labels = None if self.class_labels is None else self.class_labels[chosen]
             mine = slice(self.rank, None, self.world_size)
-            yield Batch(x[mine], None if labels is None else labels[chosen][mine], size)
+            yield Batch(x[mine], None if labels is None else labels[mine], len(x))
 
 
 def _generator(*entropy: int) -> np.random.Generator:

@@ -114,7 +114,10 @@ def run_sweep(
         RaypixelError: No trial succeeded, or the cluster cannot hold one.
     """
     folder = folder.resolve()
-    folders = {trial.label: folder / "trials" / _slug(trial.label) for trial in trials}
+    folders = {
+        trial.label: folder / "trials" / f"{number:03d}-{_slug(trial.label)}"
+        for number, trial in enumerate(trials, start=1)
+    }
     for trial in trials:  # a model that cannot be built is reported before anything starts
         build_experiment_model(trial.config, manifest)
         open_run(trial.config, folders[trial.label], resume=False)

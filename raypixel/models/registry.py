@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import Tensor, nn
 
-from raypixel.config import Frozen, validate
+from raypixel.config import ConfigProblems, Frozen, validate
 from raypixel.errors import ConfigError, did_you_mean
 from raypixel.nn.likelihoods import PixelLikelihood
 
@@ -75,8 +75,8 @@ def validate_model_config(mapping: Any) -> ModelConfig:
     """Choose the `Config` class by `kind` and build it; for use in another config's validator.
 
     Raises:
-        ValueError: The kind is missing or unknown.
-        ConfigProblems: Options of that kind are wrong.
+        ConfigProblems: The kind is missing or unknown, or options of that kind are wrong.
+        ValueError: This is no mapping.
     """
     if isinstance(mapping, ModelConfig):
         return mapping
@@ -85,9 +85,8 @@ def validate_model_config(mapping: Any) -> ModelConfig:
     kind = mapping.get("kind")
     if not isinstance(kind, str) or kind not in _MODELS:
         known = ", ".join(sorted(_MODELS))
-        raise ValueError(
-            f"kind must be one of {known}, got {kind!r}{did_you_mean(str(kind), _MODELS)}"
-        )
+        text = f"must be one of {known}, got {kind!r}{did_you_mean(str(kind), _MODELS)}"
+        raise ConfigProblems([(("kind",), text)])
     return cast(ModelConfig, validate(_MODELS[kind].Config, mapping))  # type: ignore[attr-defined]
 
 

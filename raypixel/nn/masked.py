@@ -30,7 +30,9 @@ def color_groups(num_channels: int, num_colors: int) -> Tensor:
         ValueError: There are fewer channels than colours, so that a colour would have none.
     """
     if num_channels < num_colors:
-        raise ValueError(f"num_channels must be at least {num_colors} colors, got {num_channels}")
+        raise ValueError(
+            f"features of a layer must be at least one for each of {num_colors} colors, got {num_channels}"
+        )
     return torch.arange(num_channels) * num_colors // num_channels
 
 

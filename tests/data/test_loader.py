@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from raypixel.data import DataConfig, Manifest, Origin, Split, to_levels
+from raypixel.data import DataConfig, Manifest, Origin, Split, load_manifest, read_split, to_levels
 from raypixel.data.loader import EvalBatches, TrainBatches
 
 NUM_IMAGES = 23
@@ -234,3 +234,15 @@ def test_levels_that_are_not_drawn_are_left_as_they_are():
 def test_no_image_is_no_batch():
     assert list(train_batches(data=split(0)).epoch(0)) == []
     assert list(eval_batches(data=split(0))) == []
+
+
+def test_stochastic_evaluation_images_do_not_depend_on_the_batch_size(digits_root):
+    config = DataConfig(name="digits", root=digits_root, binarization="stochastic")
+    manifest = load_manifest(digits_root, "digits")
+    split = read_split(digits_root, "digits", "val")
+    drawn = [
+        torch.cat([batch.x for batch in EvalBatches(split, config, manifest, batch_size=size)])
+        for size in (5, 23, 250)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])

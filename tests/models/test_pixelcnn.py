@@ -107,7 +107,7 @@ def reached(height, width, row, column, *, first, radius, num_layers) -> torch.T
             for i, j in pixels
             for up in range(r + 1)
             for right in range(-r, r + 1 if up else center)
-            if 0 <= i - up and 0 <= j + right < width
+            if i - up >= 0 and 0 <= j + right < width
         }
 
     pixels = {(row, column)}
@@ -204,7 +204,9 @@ def test_class_labels_are_refused():
 
 @pytest.mark.parametrize("options", [{"hidden_size": 1}, {"hidden_size": 2}, {"output_size": 2}])
 def test_too_few_features_for_three_colors_are_refused(options):
-    with pytest.raises(ConfigError, match=r"^model: .*must be at least 3 colors, got 2$"):
+    with pytest.raises(
+        ConfigError, match=r"^model: .*must be at least one for each of 3 colors, got 2$"
+    ):
         build_model(config(**options), image_shape=(3, 4, 4), num_levels=5)
     build_model(config(**options), image_shape=(1, 4, 4), num_levels=5)
     plain = config(**options, use_color_conditioning=False)

@@ -100,7 +100,7 @@ def test_only_a_class_conditional_model_is_told_the_classes(own_registry, is_con
 
 def test_options_that_do_not_fit_the_images_are_a_config_error(own_registry):
     register("labeled")(Labeled)
-    with pytest.raises(ConfigError, match="^model: num_layers must be positive, got 0$"):
+    with pytest.raises(ConfigError, match=r"^model: num_layers must be positive, got 0$"):
         build_model(Labeled.Config(num_layers=0), image_shape=(1, 2, 2), num_levels=2)
 
 

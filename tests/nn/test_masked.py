@@ -98,7 +98,9 @@ def test_no_group_is_empty_and_sizes_differ_by_at_most_one(num_channels):
 
 
 def test_fewer_channels_than_colors_are_refused():
-    with pytest.raises(ValueError, match="num_channels must be at least 3 colors, got 2"):
+    with pytest.raises(
+        ValueError, match="features of a layer must be at least one for each of 3 colors, got 2"
+    ):
         color_groups(2, 3)
 
 

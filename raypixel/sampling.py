@@ -3,7 +3,7 @@
 Slow and plainly right: faster samplers are held to it. The noise of an image comes from its own seed, drawn
 up front (Gumbel-max), so image k of a seed is the same alone or in any batch, on any device to rounding.
 
-Reference: van den Oord et al. 2016a, sec. 2.1 (raster-scan order, R then G then B).
+Reference: van den Oord et al. 2016a, sec. 2.1 (raster-scan order, R then G then B; a model may order pixels otherwise).
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raypixel.models.registry import PixelModel
+from raypixel.models.registry import PixelModel, generation_order
 from raypixel.nn.likelihoods import gumbel_noise
 
 
@@ -27,7 +27,7 @@ def image_seeds(seed: int, num_images: int) -> list[int]:
 
 
 def image_noise(model: nn.Module, seed: int) -> Tensor:
-    """Draw the noise of one image, (C * H * W, noise_size), float32, in raster-scan order of sub-pixels."""
+    """Draw the noise of one image, (C * H * W, noise_size), float32, in the order of generation."""
     pixel_model = cast(PixelModel, model)
     shape = (math.prod(pixel_model.image_shape), pixel_model.likelihood.noise_size)
     return gumbel_noise(shape, torch.Generator().manual_seed(seed)).float()
@@ -97,14 +97,13 @@ def _sample_batch(
     labels = None if class_labels is None else class_labels.to(device)
     x = torch.zeros(len(seeds), channels, height, width, dtype=torch.uint8, device=device)
     dimension = 0
-    for i in range(height):
-        for j in range(width):
-            for c in range(channels):
-                params = model(x, labels)[:, :, c, i, j]  # (N, P)
-                x[:, c, i, j] = pixel_model.likelihood.sample(
-                    params, noise[:, dimension], temperature=temperature
-                ).to(torch.uint8)
-                dimension += 1
-                if progress:
-                    progress(1)
+    for i, j in generation_order(model):
+        for c in range(channels):
+            params = model(x, labels)[:, :, c, i, j]  # (N, P)
+            x[:, c, i, j] = pixel_model.likelihood.sample(
+                params, noise[:, dimension], temperature=temperature
+            ).to(torch.uint8)
+            dimension += 1
+            if progress:
+                progress(1)
     return x.cpu()

@@ -1,12 +1,14 @@
 """What the contract tests run over: every registered model, with each of its options flipped in turn."""
 
 from collections.abc import Iterator
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import torch
+from pydantic.fields import FieldInfo
 from torch import nn
 
-from raypixel.models import ModelConfig, build_model, model_classes
+from raypixel.config import ConfigProblems
+from raypixel.models import ModelConfig, build_model, model_classes, validate_model_config
 
 TINY = {"hidden_size": 6, "num_layers": 2}
 
@@ -14,22 +16,38 @@ TINY = {"hidden_size": 6, "num_layers": 2}
 def variants() -> Iterator[tuple[str, ModelConfig]]:
     """Yield (test id, config): each kind with tiny sizes, then with one option changed at a time."""
     for kind, model_class in model_classes().items():
-        config_class = model_class.Config
-        fields = config_class.model_fields
-        tiny = {**getattr(model_class, "tiny_options", {}), **TINY}
-        if "output_size" in fields:
-            tiny["output_size"] = 8
-        yield kind, config_class(**tiny)
-        for name, field in fields.items():
-            default = field.default
-            if isinstance(default, bool):
-                others = [not default]
-            elif get_origin(field.annotation) is Literal and name != "kind":
-                others = [value for value in get_args(field.annotation) if value != default]
-            else:
-                continue
-            for other in others:
-                yield f"{kind}-{name}={other}", config_class(**tiny, **{name: other})
+        tiny = tiny_options(kind)
+        yield kind, validate_model_config(tiny)
+        for name, field in model_class.Config.model_fields.items():
+            for label, value in other_values(name, field):
+                try:
+                    config = validate_model_config({**tiny, name: value})
+                except ConfigProblems:  # a kind that cannot stand there
+                    continue
+                yield f"{kind}-{name}={label}", config
+
+
+def tiny_options(kind: str) -> dict[str, Any]:
+    """Return the smallest options of a kind; models inside a model are tiny too."""
+    options: dict[str, Any] = {"kind": kind, **TINY}
+    for name, field in model_classes()[kind].Config.model_fields.items():
+        if name == "output_size":
+            options[name] = 8
+        elif field.annotation is ModelConfig:
+            options[name] = tiny_options(field.get_default(call_default_factory=True).kind)
+    return options
+
+
+def other_values(name: str, field: FieldInfo) -> list[tuple[str, Any]]:
+    """Return (label, value) of an option's values that are not its default, where they can be listed."""
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, bool):
+        return [(str(not default), not default)]
+    if get_origin(field.annotation) is Literal and name != "kind":
+        return [(str(value), value) for value in get_args(field.annotation) if value != default]
+    if field.annotation is ModelConfig:
+        return [(kind, tiny_options(kind)) for kind in model_classes() if kind != default.kind]
+    return []
 
 
 VARIANTS = dict(variants())

@@ -14,17 +14,19 @@ from raypixel.experiment import (
     recipe_names,
     recipe_text,
 )
+from raypixel.models import model_classes
+from tests.contract import labels_for
 
 every_recipe = pytest.mark.parametrize("recipe", recipe_names())
 
-# what each recipe's model predicts: image shape, levels, parameters for each sub-pixel
+# what each data set's recipes predict: image shape, levels, parameters for each sub-pixel
 SHAPES = {
-    "binarized_mnist_pixelcnn": ((1, 28, 28), 2, 1),
-    "cifar10_pixelcnn": ((3, 32, 32), 256, 256),
-    "digits_pixelcnn": ((1, 8, 8), 17, 17),
-    "mnist_pixelcnn": ((1, 28, 28), 2, 1),
-    "mnist_pixelcnn_blocks": ((1, 28, 28), 2, 1),
+    "binarized_mnist": ((1, 28, 28), 2, 1),
+    "cifar10": ((3, 32, 32), 256, 256),
+    "digits": ((1, 8, 8), 17, 17),
+    "mnist": ((1, 28, 28), 2, 1),
 }
+KINDS = ", ".join(model_classes())
 
 
 def manifest_of(name: str) -> Manifest:
@@ -50,10 +52,10 @@ def write(folder, name: str, text: str) -> str:
 @every_recipe
 def test_every_recipe_builds_the_model_of_its_data(recipe):
     config = load_experiment(recipe)
-    image_shape, num_levels, num_params = SHAPES[recipe]
+    image_shape, num_levels, num_params = SHAPES[config.data.name]
     model = build_experiment_model(config, manifest_of(config.data.name))
     with torch.no_grad():
-        params = model(torch.zeros((1, *image_shape), dtype=torch.uint8))
+        params = model(torch.zeros((1, *image_shape), dtype=torch.uint8), labels_for(model, 1))
     assert model.num_levels == num_levels
     assert params.shape == (1, num_params, *image_shape)
 
@@ -101,13 +103,13 @@ def test_overrides_change_what_they_name_and_nothing_else():
         (
             {"model.kind": "pixelcn"},
             [
-                "digits_pixelcnn: model.kind must be one of pixelcnn, got 'pixelcn', "
+                f"digits_pixelcnn: model.kind must be one of {KINDS}, got 'pixelcn', "
                 "did you mean 'pixelcnn'?"
             ],
         ),
         (
             {"model.kind": ["a"]},
-            ["digits_pixelcnn: model.kind must be one of pixelcnn, got ['a']"],
+            [f"digits_pixelcnn: model.kind must be one of {KINDS}, got ['a']"],
         ),
         ({"model": 3}, ["digits_pixelcnn: model must be a mapping with a `kind`, got 3"]),
         (

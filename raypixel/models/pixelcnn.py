@@ -6,11 +6,11 @@ k x k mask B, ReLU, 1x1 to 2h, plus input), then (ReLU, 1x1) twice to the parame
 Reference: van den Oord et al. 2016a, sec. 3.3-3.5, fig. 5 left and table 1; layer normalization before a block and the
 colour conditioning switch are of course report D.
 The stack has the blind spot that Gated PixelCNN later removed (2016b, fig. 1): see `receptive_field`.
-The paper does not give the width of skip connections: here each block's 2h output passes a 1x1 and is summed.
-Unlike the paper, the last layer starts at zero: an untrained model gives exactly log2(K) bits/dim.
+As the conditional half of Multi-scale PixelRNN (2016a, sec. 3.6) each block adds an unmasked 1x1 of the conditioning maps
+to its k x k convolution.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -20,6 +20,7 @@ from raypixel.models.registry import ModelConfig, register
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
 from raypixel.nn.norm import GroupedLayerNorm
+from raypixel.nn.output import OutputHead, SkipSum
 
 
 @register("pixelcnn")
@@ -57,6 +58,8 @@ class PixelCNN(nn.Module):
                 raise ValueError(f"must be odd, got {value}")
             return value
 
+    accepts_condition: ClassVar[bool] = True
+
     def __init__(
         self,
         config: Config,
@@ -64,6 +67,7 @@ class PixelCNN(nn.Module):
         image_shape: tuple[int, int, int],
         num_levels: int,
         num_classes: int = 0,
+        condition_channels: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -77,8 +81,6 @@ class PixelCNN(nn.Module):
         inputs = color_groups(num_channels, num_colors)
         wide = color_groups(2 * config.hidden_size, num_colors)
         narrow = color_groups(config.hidden_size, num_colors)
-        head = color_groups(config.output_size, num_colors)
-        outputs = color_groups(num_channels * self.likelihood.num_params, num_colors)
 
         self.first = MaskedConv2d(inputs, wide, kernel_size=config.first_kernel_size, mask_type="A")
         self.blocks = nn.ModuleList(
@@ -88,35 +90,32 @@ class PixelCNN(nn.Module):
                 kernel_size=config.kernel_size,
                 norm=config.norm,
                 use_residual=config.use_residual,
+                condition_channels=condition_channels,
             )
             for _ in range(config.num_layers)
         )
-        self.skips = nn.ModuleList(
-            MaskedConv2d(wide, wide, kernel_size=1, mask_type="B")
-            for _ in range(config.num_layers if config.use_skip else 0)
+        self.skips = SkipSum(wide, num_layers=config.num_layers if config.use_skip else 0)
+        self.head = OutputHead(
+            wide,
+            num_colors=num_colors,
+            output_size=config.output_size,
+            num_channels=num_channels,
+            num_params=self.likelihood.num_params,
         )
-        self.head = nn.Sequential(
-            nn.ReLU(),
-            MaskedConv2d(wide, head, kernel_size=1, mask_type="B"),
-            nn.ReLU(),
-            MaskedConv2d(head, outputs, kernel_size=1, mask_type="B"),
-        )
-        self.initialize()
 
-    def initialize(self) -> None:
-        """Draw all weights (see `MaskedConv2d.reset_parameters`) and set the last layer to zero."""
-        for module in self.modules():
-            if isinstance(module, MaskedConv2d):
-                module.reset_parameters()
-        for parameter in self.head[-1].parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        class_labels: Tensor | None = None,
+        *,
+        condition: Tensor | None = None,
+    ) -> Tensor:
         """Return the parameters of every sub-pixel.
 
         Args:
             x: Levels in [0, K-1], (N, C, H, W), any integer type.
             class_labels: Must be None: this model is unconditional.
+            condition: Conditioning maps, (N, condition_channels, H, W), if the model was made for them.
 
         Returns:
             Parameters of `self.likelihood`, (N, P, C, H, W).
@@ -130,14 +129,10 @@ class PixelCNN(nn.Module):
         features = self.first(features)  # (N, 2h, H, W)
         skipped: Tensor | None = None
         for index, block in enumerate(self.blocks):
-            features = block(features)
-            if self.skips:
-                skip = self.skips[index](features)
-                skipped = skip if skipped is None else skipped + skip
-        if skipped is not None:
-            features = features + skipped
-        params = self.head(features)  # (N, C * P, H, W)
-        return params.unflatten(1, (self.image_shape[0], -1)).transpose(1, 2)
+            features = block(features, condition)
+            skipped = self.skips(index, features, skipped)
+        params: Tensor = self.head(features, skipped)
+        return params
 
     def receptive_field(self, row: int, column: int) -> Tensor:
         """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.
@@ -163,6 +158,20 @@ class PixelCNN(nn.Module):
             field[i, max(0, column - reach) : min(width, column + right + 1)] = True
         return field
 
+    def condition_field(self, row: int, column: int) -> Tensor:
+        """Return at which positions the parameters at (row, column) see conditioning maps, (H, W), bool.
+
+        The first block adds them to its k x k convolution; each later block passes them on as mask B lets it: left,
+        or up and then to either side.
+        """
+        _, height, width = self.image_shape
+        radius, later = self.config.kernel_size // 2, self.config.num_layers - 1
+        field = torch.zeros(height, width, dtype=torch.bool)
+        for climb in range(min(row, later * radius) + 1 if later >= 0 else 0):
+            right = min(climb, later) * radius
+            field[row - climb, max(0, column - later * radius) : column + right + 1] = True
+        return field
+
 
 class _Block(nn.Module):
     """ReLU, 1x1 2h to h, ReLU, k x k mask B, ReLU, 1x1 h to 2h, plus input."""
@@ -175,20 +184,30 @@ class _Block(nn.Module):
         kernel_size: int,
         norm: Literal["none", "layer"],
         use_residual: bool,
+        condition_channels: int,
     ) -> None:
         super().__init__()
         self.use_residual = use_residual
-        self.layers = nn.Sequential(
+        self.narrow = nn.Sequential(
             GroupedLayerNorm(wide) if norm == "layer" else nn.Identity(),
             nn.ReLU(),
             MaskedConv2d(wide, narrow, kernel_size=1, mask_type="B"),
             nn.ReLU(),
-            MaskedConv2d(narrow, narrow, kernel_size=kernel_size, mask_type="B"),
-            nn.ReLU(),
-            MaskedConv2d(narrow, wide, kernel_size=1, mask_type="B"),
+        )
+        self.look = MaskedConv2d(narrow, narrow, kernel_size=kernel_size, mask_type="B")
+        self.condition = (
+            nn.Conv2d(condition_channels, len(narrow), 1, bias=False)
+            if condition_channels
+            else None
+        )
+        self.widen = nn.Sequential(
+            nn.ReLU(), MaskedConv2d(narrow, wide, kernel_size=1, mask_type="B")
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 2h, H, W) to the same shape."""
-        y = self.layers(x)
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Map (N, 2h, H, W) to the same shape; condition as in `PixelCNN.forward`."""
+        y = self.look(self.narrow(x))
+        if self.condition is not None:
+            y = y + self.condition(condition)
+        y = self.widen(y)
         return x + y if self.use_residual else y

@@ -6,6 +6,7 @@ maps levels (N, C, H, W) to the parameters (N, P, C, H, W) of its `likelihood`. 
 registry, so the new file is tested without an edit: they flip each option of `Config` in turn.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -33,7 +34,13 @@ class ModelConfig(Frozen):
 
 
 class PixelModel(Protocol):
-    """What every registered model offers, beside being an `nn.Module`."""
+    """What every registered model offers, beside being an `nn.Module`.
+
+    Two things are optional. A model whose pixels are not generated in raster order has a method
+    `generation_order() -> list[tuple[int, int]]`; see the function of that name. A model that can be the conditional half of
+    `multiscale` has `accepts_condition = True`, the keyword `condition_channels` in its constructor and `condition`
+    in `forward`, and a method `condition_field(row, column)`: where its parameters see the conditioning maps.
+    """
 
     Config: ClassVar[type[ModelConfig]]
     image_shape: tuple[int, int, int]
@@ -46,8 +53,20 @@ class PixelModel(Protocol):
         ...
 
     def receptive_field(self, row: int, column: int) -> Tensor:
-        """Return which pixels before (row, column) in raster order its parameters depend on, (H, W), bool."""
+        """Return which pixels generated before (row, column) its parameters depend on, (H, W), bool."""
         ...
+
+
+def generation_order(model: nn.Module) -> list[tuple[int, int]]:
+    """Return every (row, column) once, in the order in which the model factorizes the image.
+
+    The parameters of a pixel depend on pixels before it only. Raster order, unless the model says otherwise.
+    """
+    own_order = getattr(model, "generation_order", None)
+    if own_order is not None:
+        return cast(list[tuple[int, int]], own_order())
+    _, height, width = cast(PixelModel, model).image_shape
+    return list(itertools.product(range(height), range(width)))
 
 
 ModelT = TypeVar("ModelT", bound=type)

@@ -8,7 +8,7 @@ of colours. A model that does not condition on the colours of the current pixel 
 Reference: van den Oord et al. 2016a, sec. 3.4 and fig. 2 (masks A and B).
 Unlike the paper, which multiplies a full kernel by a mask, the rows below the centre are neither stored nor
 computed: the kernel is (k // 2 + 1) x k and the input is padded on top. That is a third (k = 3) to almost a half
-(k = 7) of the work.
+(k = 7) of the work. A kernel of one row has no columns right of its centre either.
 """
 
 from typing import Literal
@@ -79,6 +79,7 @@ class MaskedConv2d(nn.Module):
         *,
         kernel_size: int,
         mask_type: MaskType,
+        rows_above: int | None = None,
     ) -> None:
         """Make the layer.
 
@@ -87,12 +88,15 @@ class MaskedConv2d(nn.Module):
             out_groups: Colour group of each output channel, (O,).
             kernel_size: Odd size k of the full kernel; (k // 2 + 1) x k of it is stored.
             mask_type: "A" for the first layer of a network, "B" for all others.
+            rows_above: Rows above the current one that the kernel covers; k // 2 if None, 0 to read one row only.
         """
         super().__init__()
-        self.rows_above = kernel_size // 2
         self.side = kernel_size // 2
+        self.rows_above = self.side if rows_above is None else rows_above
+        self.side_right = self.side if self.rows_above else 0
         shape = (self.rows_above + 1, kernel_size)
         mask = causal_mask(out_groups, in_groups, kernel_size=shape, mask_type=mask_type)
+        mask = mask[..., : self.side + 1 + self.side_right].contiguous()
         self.register_buffer("mask", mask, persistent=False)
         self.is_open = bool(mask.all())
         self.weight = nn.Parameter(torch.empty_like(mask))
@@ -109,15 +113,16 @@ class MaskedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, I, H, W) to (N, O, H, W)."""
-        if self.rows_above:
-            x = F.pad(x, (self.side, self.side, self.rows_above, 0))
+        if self.side:
+            x = F.pad(x, (self.side, self.side_right, self.rows_above, 0))
         weight = self.weight if self.is_open else self.weight * self.mask
         return F.conv2d(x, weight, self.bias)
 
     def extra_repr(self) -> str:
         """Describe the layer in `print(model)`."""
-        outputs, inputs, _, columns = self.mask.shape
-        return f"{inputs}, {outputs}, kernel_size={columns}"
+        outputs, inputs, rows, _ = self.mask.shape
+        rows_above = "" if rows - 1 == self.side else f", rows_above={rows - 1}"
+        return f"{inputs}, {outputs}, kernel_size={2 * self.side + 1}{rows_above}"
 
 
 def scale_levels(x: Tensor, *, num_levels: int, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,160 @@
+"""Diagonal BiLSTM: a PixelRNN whose layers run along the diagonals of the image, in both directions.
+
+A 7x7 masked convolution (mask A), `num_layers` residual LSTM blocks on 2h maps (1x1 mask B input-to-state 2h to 4h for each
+direction, state-to-state from the left and the upper neighbour, right-to-left states moved down by one row and added,
+1x1 h to 2h, plus input), then (ReLU, 1x1) twice to the parameters of each sub-pixel. A pixel sees every earlier one.
+
+Reference: van den Oord et al. 2016a, sec. 3.2-3.4, eq. 3, fig. 3 and 5, table 1.
+Unlike the paper, the right-to-left gates of the first layer also read the image at their own position, all colours: as
+drawn there, the last pixel of the row above is blind from most of a row (see `raypixel.nn.lstm.LSTMBlock`).
+Not given in the paper and chosen here: one learned initial vector of hidden and of cell state per direction for every
+neighbour outside the image; skip connections as in `raypixel.nn.output`.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from raypixel.models.registry import ModelConfig, register
+from raypixel.nn.likelihoods import likelihood_for
+from raypixel.nn.lstm import DiagonalRecurrence, Direction, LSTMBlock
+from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
+from raypixel.nn.output import OutputHead, SkipSum
+
+
+@register("diagonal_bilstm")
+class DiagonalBiLSTM(nn.Module):
+    """Predict every sub-pixel from all earlier ones."""
+
+    class Config(ModelConfig):
+        """Options of Diagonal BiLSTM."""
+
+        kind: Literal["diagonal_bilstm"] = "diagonal_bilstm"
+        """Name of the architecture."""
+        hidden_size: int = Field(64, ge=1)
+        """Features h of a state; the maps between blocks have 2h."""
+        num_layers: int = Field(6, ge=1)
+        """LSTM layers."""
+        first_kernel_size: int = Field(7, ge=3)
+        """Odd size of the first masked convolution."""
+        use_residual: bool = True
+        """Add a block's input to its output."""
+        use_skip: bool = False
+        """Sum a 1x1 convolution of every block's output into the input of the output layers."""
+        norm: Literal["none", "layer"] = "none"
+        """Layer normalization before each block, per colour group."""
+        output_size: int = Field(128, ge=1)
+        """Maps of the two 1x1 output layers."""
+        direction: Direction = "both"
+        """Run both directions, or the left-to-right one alone, which sees little to the upper right."""
+
+        @field_validator("first_kernel_size")
+        @classmethod
+        def _odd(cls, value: int) -> int:
+            if value % 2 == 0:
+                raise ValueError(f"must be odd, got {value}")
+            return value
+
+    accepts_condition: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        image_shape: tuple[int, int, int],
+        num_levels: int,
+        num_classes: int = 0,
+        condition_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image_shape = image_shape
+        self.num_levels = num_levels
+        self.num_classes = num_classes
+        self.likelihood = likelihood_for(num_levels)
+
+        num_colors = image_shape[0]
+        inputs = color_groups(num_colors, num_colors)
+        wide = color_groups(2 * config.hidden_size, num_colors)
+        narrow = color_groups(config.hidden_size, num_colors)
+        self.first = MaskedConv2d(inputs, wide, kernel_size=config.first_kernel_size, mask_type="A")
+        self.blocks = nn.ModuleList(
+            LSTMBlock(
+                wide,
+                narrow,
+                recurrence=DiagonalRecurrence(config.hidden_size, config.direction),
+                kernel_size=1,
+                norm=config.norm,
+                use_residual=config.use_residual,
+                condition_channels=condition_channels,
+                level_channels=num_colors if config.direction == "both" and index == 0 else 0,
+            )
+            for index in range(config.num_layers)
+        )
+        self.skips = SkipSum(wide, num_layers=config.num_layers if config.use_skip else 0)
+        self.head = OutputHead(
+            wide,
+            num_colors=num_colors,
+            output_size=config.output_size,
+            num_channels=num_colors,
+            num_params=self.likelihood.num_params,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        class_labels: Tensor | None = None,
+        *,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Return the parameters of every sub-pixel.
+
+        Args:
+            x: Levels in [0, K-1], (N, C, H, W), any integer type.
+            class_labels: Must be None: this model is unconditional.
+            condition: Conditioning maps, (N, condition_channels, H, W), if the model was made for them.
+
+        Returns:
+            Parameters of `self.likelihood`, (N, P, C, H, W).
+
+        Raises:
+            ValueError: Class labels are given.
+        """
+        if class_labels is not None:
+            raise ValueError("class_labels must be None, diagonal_bilstm is not class-conditional")
+        levels = scale_levels(x, num_levels=self.num_levels, dtype=self.first.weight.dtype)
+        features = self.first(levels)  # (N, 2h, H, W)
+        skipped: Tensor | None = None
+        for index, block in enumerate(self.blocks):
+            features = block(features, condition, levels=levels)
+            skipped = self.skips(index, features, skipped)
+        params: Tensor = self.head(features, skipped)
+        return params
+
+    def receptive_field(self, row: int, column: int) -> Tensor:
+        """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.
+
+        All of them, in both directions. Left to right alone: the row up to the pixel, and of every row above the columns
+        up to the pixel's and R more, the radius of the first layer.
+
+        Reference: van den Oord et al. 2016a, sec. 3.2 and fig. 4.
+        """
+        _, height, width = self.image_shape
+        radius = self.config.first_kernel_size // 2
+        field = torch.zeros(height, width, dtype=torch.bool)
+        field[row, :column] = True
+        field[:row, : width if self.config.direction == "both" else column + radius + 1] = True
+        return field
+
+    def condition_field(self, row: int, column: int) -> Tensor:
+        """Return at which positions the parameters at (row, column) see conditioning maps, (H, W), bool.
+
+        In the row up to the pixel itself, and all rows above; left to right alone, those up to the pixel's column.
+        """
+        _, height, width = self.image_shape
+        field = torch.zeros(height, width, dtype=torch.bool)
+        field[row, : column + 1] = True
+        field[:row, : width if self.config.direction == "both" else column + 1] = True
+        return field

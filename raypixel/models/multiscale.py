@@ -1,0 +1,173 @@
+"""Multi-scale PixelRNN: a small image first, then the full image given the small one.
+
+The small image is every `factor`-th pixel of every `factor`-th row of x, from the top left one on: x[..., ::factor, ::factor],
+ceil(H / factor) x ceil(W / factor) pixels, values unchanged. With S those pixels and the rest in raster order,
+
+    log p(x) = log p_base(x_S) + sum over pixels i not in S of log p_conditional(x_i | x_S, x_j for j before i in raster order)
+
+so every sub-pixel is counted once and the likelihood is exact. The base is an unconditional model of any registered
+kind. A deconvolution net turns the small image into `condition_size` maps of full size, and each layer of the conditional model
+adds an unmasked 1x1 of these maps to its input-to-state map. The conditional model runs over the whole image, in
+which the pixels of S have their given values, and its parameters there are not used.
+Pixels are generated in the order S (in the base's own order), then the rest in raster order: `generation_order`.
+
+Reference: van den Oord et al. 2016a, sec. 3.6. Not given in the paper and chosen here: how the small image is made, the
+depth and widths of the deconvolution net, and what becomes of the pixels of S in the large image.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
+from torch import Tensor, nn
+
+from raypixel.config import ConfigProblems
+from raypixel.models.registry import (
+    ModelConfig,
+    generation_order,
+    model_classes,
+    register,
+    validate_model_config,
+)
+from raypixel.nn.masked import scale_levels
+from raypixel.nn.upsampling import UpsamplingNet, subsample
+
+NestedConfig = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(validate_model_config)]
+
+
+def _diagonal_bilstm() -> ModelConfig:
+    return validate_model_config({"kind": "diagonal_bilstm"})
+
+
+@register("multiscale")
+class Multiscale(nn.Module):
+    """Predict a subsampled image, then every other pixel from all of it and the earlier pixels."""
+
+    class Config(ModelConfig):
+        """Options of Multi-scale PixelRNN."""
+
+        kind: Literal["multiscale"] = "multiscale"
+        """Name of the architecture."""
+        hidden_size: int = Field(32, ge=1)
+        """Maps between the layers of the deconvolution net; the two models have their own `hidden_size`."""
+        num_layers: int = Field(2, ge=1)
+        """Layers of the deconvolution net; the two models have their own `num_layers`."""
+        factor: int = Field(2, ge=2)
+        """Every factor-th pixel of every factor-th row belongs to the small image."""
+        condition_size: int = Field(16, ge=1)
+        """Maps c that the deconvolution net hands to every layer of the conditional model."""
+        base: NestedConfig = Field(default_factory=_diagonal_bilstm)
+        """Model of the small image, any kind."""
+        conditional: NestedConfig = Field(default_factory=_diagonal_bilstm)
+        """Model of the other pixels, a kind whose layers accept conditioning maps."""
+
+        @field_validator("conditional")
+        @classmethod
+        def _accepts_condition(cls, value: ModelConfig) -> ModelConfig:
+            classes = model_classes().items()
+            kinds = [kind for kind, model in classes if getattr(model, "accepts_condition", False)]
+            if value.kind not in kinds:
+                text = f"must be one of {', '.join(kinds)}, got {value.kind!r}"
+                raise ConfigProblems([(("kind",), text)])
+            return value
+
+        @property
+        def is_class_conditional(self) -> bool:
+            """Whether either model is given class labels."""
+            return self.base.is_class_conditional or self.conditional.is_class_conditional
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        image_shape: tuple[int, int, int],
+        num_levels: int,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image_shape = image_shape
+        self.num_levels = num_levels
+        self.num_classes = num_classes
+        channels, height, width = image_shape
+        small_shape = (channels, -(-height // config.factor), -(-width // config.factor))
+        self.base = model_classes()[config.base.kind](
+            config.base,
+            image_shape=small_shape,
+            num_levels=num_levels,
+            num_classes=num_classes if config.base.is_class_conditional else 0,
+        )
+        self.upsample = UpsamplingNet(
+            channels,
+            config.condition_size,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            factor=config.factor,
+        )
+        self.conditional = model_classes()[config.conditional.kind](
+            config.conditional,
+            image_shape=image_shape,
+            num_levels=num_levels,
+            num_classes=num_classes if config.conditional.is_class_conditional else 0,
+            condition_channels=config.condition_size,
+        )
+        self.likelihood = self.base.likelihood
+        other = self.conditional.likelihood
+        if (type(other), other.num_params) != (type(self.likelihood), self.likelihood.num_params):
+            names = " and ".join(type(each).__name__ for each in (self.likelihood, other))
+            raise ValueError(f"base and conditional must have the same likelihood, got {names}")
+
+    def forward(self, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Return the parameters of every sub-pixel: those of the small image from the base, all others conditional.
+
+        Args:
+            x: Levels in [0, K-1], (N, C, H, W), any integer type.
+            class_labels: (N,) int64 if the base or the conditional model is class-conditional, else None.
+
+        Returns:
+            Parameters of `self.likelihood`, (N, P, C, H, W).
+
+        Raises:
+            ValueError: Class labels are given to a model without class conditioning, or missing.
+        """
+        if class_labels is not None and not self.num_classes:
+            raise ValueError("class_labels must be None, neither model is class-conditional")
+        _, height, width = self.image_shape
+        small = subsample(x, self.config.factor)  # (N, C, h, w)
+        levels = scale_levels(
+            small, num_levels=self.num_levels, dtype=next(self.upsample.parameters()).dtype
+        )
+        condition = self.upsample(levels, height=height, width=width)  # (N, c, H, W)
+        small_params = self.base(small, class_labels if self.base.num_classes else None)
+        params: Tensor = self.conditional(
+            x, class_labels if self.conditional.num_classes else None, condition=condition
+        )
+        params = params.clone()
+        subsample(params, self.config.factor).copy_(small_params)
+        return params
+
+    def generation_order(self) -> list[tuple[int, int]]:
+        """Return the pixels of the small image in the base's order, then the others in raster order."""
+        factor = self.config.factor
+        small = [(factor * i, factor * j) for i, j in generation_order(self.base)]
+        is_small = set(small)
+        return small + [ij for ij in generation_order(self.conditional) if ij not in is_small]
+
+    def receptive_field(self, row: int, column: int) -> Tensor:
+        """Return which pixels generated before (row, column) its parameters depend on, (H, W), bool.
+
+        A pixel of the small image: what the base sees, spread by the factor. Any other: what the conditional model sees of
+        the raster-earlier pixels, and every pixel of the small image, later ones too, within `num_layers` cells of a
+        position whose conditioning maps reach (row, column).
+        """
+        factor = self.config.factor
+        field = torch.zeros(self.image_shape[1:], dtype=torch.bool)
+        if row % factor == 0 and column % factor == 0:
+            subsample(field, factor).copy_(
+                self.base.receptive_field(row // factor, column // factor)
+            )
+            return field
+        field |= self.conditional.receptive_field(row, column)
+        positions = self.conditional.condition_field(row, column)
+        subsample(field, factor).logical_or_(self.upsample.spread(positions))
+        return field

@@ -1,0 +1,160 @@
+"""Row LSTM: a PixelRNN whose layers run over the image row by row.
+
+A 7x7 masked convolution (mask A), `num_layers` residual LSTM blocks on 2h maps (3x1 mask B input-to-state 2h to 4h, 3x1
+state-to-state h to 4h from the row above, 1x1 h to 2h, plus input), then (ReLU, 1x1) twice to the parameters of
+each sub-pixel. A pixel sees a triangle of the rows above it: see `receptive_field`.
+
+Reference: van den Oord et al. 2016a, sec. 3.1, 3.3 and 3.4, eq. 3, fig. 4-5 and table 1.
+Not given in the paper and chosen here: one learned initial vector of hidden and of cell state for the row above the image,
+zeros beside it (as its convolutions pad); skip connections as in `raypixel.nn.output`.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from raypixel.models.registry import ModelConfig, register
+from raypixel.nn.likelihoods import likelihood_for
+from raypixel.nn.lstm import LSTMBlock, RowRecurrence
+from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
+from raypixel.nn.output import OutputHead, SkipSum
+
+
+@register("row_lstm")
+class RowLSTM(nn.Module):
+    """Predict every sub-pixel from a triangle of rows above it and a part of its own row."""
+
+    class Config(ModelConfig):
+        """Options of Row LSTM."""
+
+        kind: Literal["row_lstm"] = "row_lstm"
+        """Name of the architecture."""
+        hidden_size: int = Field(64, ge=1)
+        """Features h of a state; the maps between blocks have 2h."""
+        num_layers: int = Field(6, ge=1)
+        """LSTM layers."""
+        first_kernel_size: int = Field(7, ge=3)
+        """Odd size of the first masked convolution."""
+        use_residual: bool = True
+        """Add a block's input to its output."""
+        use_skip: bool = False
+        """Sum a 1x1 convolution of every block's output into the input of the output layers."""
+        norm: Literal["none", "layer"] = "none"
+        """Layer normalization before each block, per colour group."""
+        output_size: int = Field(128, ge=1)
+        """Maps of the two 1x1 output layers."""
+
+        @field_validator("first_kernel_size")
+        @classmethod
+        def _odd(cls, value: int) -> int:
+            if value % 2 == 0:
+                raise ValueError(f"must be odd, got {value}")
+            return value
+
+    accepts_condition: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        image_shape: tuple[int, int, int],
+        num_levels: int,
+        num_classes: int = 0,
+        condition_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.image_shape = image_shape
+        self.num_levels = num_levels
+        self.num_classes = num_classes
+        self.likelihood = likelihood_for(num_levels)
+
+        num_colors = image_shape[0]
+        inputs = color_groups(num_colors, num_colors)
+        wide = color_groups(2 * config.hidden_size, num_colors)
+        narrow = color_groups(config.hidden_size, num_colors)
+        self.first = MaskedConv2d(inputs, wide, kernel_size=config.first_kernel_size, mask_type="A")
+        self.blocks = nn.ModuleList(
+            LSTMBlock(
+                wide,
+                narrow,
+                recurrence=RowRecurrence(config.hidden_size),
+                kernel_size=3,
+                norm=config.norm,
+                use_residual=config.use_residual,
+                condition_channels=condition_channels,
+            )
+            for _ in range(config.num_layers)
+        )
+        self.skips = SkipSum(wide, num_layers=config.num_layers if config.use_skip else 0)
+        self.head = OutputHead(
+            wide,
+            num_colors=num_colors,
+            output_size=config.output_size,
+            num_channels=num_colors,
+            num_params=self.likelihood.num_params,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        class_labels: Tensor | None = None,
+        *,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Return the parameters of every sub-pixel.
+
+        Args:
+            x: Levels in [0, K-1], (N, C, H, W), any integer type.
+            class_labels: Must be None: this model is unconditional.
+            condition: Conditioning maps, (N, condition_channels, H, W), if the model was made for them.
+
+        Returns:
+            Parameters of `self.likelihood`, (N, P, C, H, W).
+
+        Raises:
+            ValueError: Class labels are given.
+        """
+        if class_labels is not None:
+            raise ValueError("class_labels must be None, row_lstm is not class-conditional")
+        levels = scale_levels(x, num_levels=self.num_levels, dtype=self.first.weight.dtype)
+        features = self.first(levels)  # (N, 2h, H, W)
+        skipped: Tensor | None = None
+        for index, block in enumerate(self.blocks):
+            features = block(features, condition)
+            skipped = self.skips(index, features, skipped)
+        params: Tensor = self.head(features, skipped)
+        return params
+
+    def receptive_field(self, row: int, column: int) -> Tensor:
+        """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.
+
+        With R the radius of the first layer and L layers: in the row itself L + R pixels to the left, and d rows above it,
+        up to the top, columns from -(d + L + R) to +(d - 1 + R). A state climbs one row and one column to either side at
+        a time, whichever layer it is in; each input-to-state steps left by one; the first layer adds its square, of
+        which the current row is open on the left only.
+
+        Reference: van den Oord et al. 2016a, sec. 3.1 and fig. 4 (the triangle).
+        """
+        _, height, width = self.image_shape
+        radius = self.config.first_kernel_size // 2
+        field = torch.zeros(height, width, dtype=torch.bool)
+        for climb in range(row + 1):
+            left = climb + self.config.num_layers + radius
+            right = climb - 1 + radius if climb else -1
+            field[row - climb, max(0, column - left) : column + right + 1] = True
+        return field
+
+    def condition_field(self, row: int, column: int) -> Tensor:
+        """Return at which positions the parameters at (row, column) see conditioning maps, (H, W), bool.
+
+        The first layer's states climb as a triangle from the position, and L - 1 later layers step left by one each.
+        """
+        _, height, width = self.image_shape
+        field = torch.zeros(height, width, dtype=torch.bool)
+        for climb in range(row + 1):
+            left = climb + self.config.num_layers - 1
+            field[row - climb, max(0, column - left) : column + climb + 1] = True
+        return field

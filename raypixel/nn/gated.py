@@ -1,0 +1,137 @@
+"""The gated layer of Gated PixelCNN: a vertical and a horizontal stack, each tanh(content) * sigmoid(gate).
+
+Vertical features at a row hold rows above it only: the first layer shifts, by leaving the current row out of its
+kernel, and no later layer shifts again. Horizontal features hold the current row up to the pixel, and receive the
+vertical ones at every layer, so that together they see a full rectangle without a blind spot.
+Vertical features and the 1x1 into the horizontal stack are not masked: all colours of the rows above come earlier. The
+two halves of the horizontal maps are each split by colour on their own.
+
+Reference: van den Oord et al. 2016b, sec. 2.1-2.3, eq. 2-4, fig. 2.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raypixel.nn.masked import MaskedConv2d, MaskType
+from raypixel.nn.norm import GroupedLayerNorm
+
+
+def gate(maps: Tensor) -> Tensor:
+    """Return tanh(first half) * sigmoid(second half), (N, p, H, W) from (N, 2p, H, W)."""
+    content, opening = maps.chunk(2, dim=1)
+    return content.tanh() * opening.sigmoid()
+
+
+class VerticalConv2d(nn.Module):
+    """Convolve rows above (type A), or rows above and the whole current row (type B); nothing is masked."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int, mask_type: MaskType
+    ) -> None:
+        """Make the layer.
+
+        Args:
+            in_channels: Channels of the input.
+            out_channels: Channels of the output.
+            kernel_size: Odd width k of the kernel; it covers k // 2 rows above.
+            mask_type: "A" leaves the current row out (first layer only), "B" includes it.
+        """
+        super().__init__()
+        self.side = kernel_size // 2
+        self.skipped_rows = 1 if mask_type == "A" else 0
+        rows = self.side + 1 - self.skipped_rows
+        self.convolution = nn.Conv2d(in_channels, out_channels, (rows, kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (N, I, H, W) to (N, O, H, W)."""
+        x = F.pad(x, (self.side, self.side, self.side, -self.skipped_rows))
+        y: Tensor = self.convolution(x)
+        return y
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks; residual on the horizontal stack only."""
+
+    def __init__(
+        self,
+        in_groups: Tensor,
+        groups: Tensor,
+        *,
+        kernel_size: int,
+        mask_type: MaskType,
+        norm: Literal["none", "layer"],
+        use_residual: bool,
+        num_classes: int = 0,
+        condition_channels: int = 0,
+    ) -> None:
+        """Make the layer.
+
+        Args:
+            in_groups: Colour group of each channel of the horizontal input; the vertical one is as wide.
+            groups: Colour group of each of the p output features of the horizontal stack.
+            kernel_size: Odd size n: vertical (n // 2 + 1) x n, horizontal 1 x (n // 2 + 1).
+            mask_type: "A" for the first layer, which reads the image, "B" for all others.
+            norm: Layer normalization of both inputs, per colour group on the horizontal stack, or none.
+            use_residual: Add the horizontal input to the horizontal output.
+            num_classes: Classes added to both halves of both stacks, 0 for none.
+            condition_channels: Maps of a conditioning input, 0 for none.
+        """
+        super().__init__()
+        self.use_residual = use_residual
+        num_inputs, size = len(in_groups), len(groups)
+        halves = groups.repeat(2)
+        one_group = torch.zeros(num_inputs, dtype=torch.int64)
+        use_norm = norm == "layer"
+        self.vertical_norm = GroupedLayerNorm(one_group) if use_norm else nn.Identity()
+        self.horizontal_norm = GroupedLayerNorm(in_groups) if use_norm else nn.Identity()
+        self.vertical = VerticalConv2d(
+            num_inputs, 2 * size, kernel_size=kernel_size, mask_type=mask_type
+        )
+        self.vertical_to_horizontal = nn.Conv2d(2 * size, 2 * size, 1)
+        self.horizontal = MaskedConv2d(
+            in_groups, halves, kernel_size=kernel_size, mask_type=mask_type, rows_above=0
+        )
+        self.classes = nn.Embedding(num_classes, 4 * size) if num_classes else None
+        self.condition = (
+            nn.Conv2d(condition_channels, 4 * size, 1, bias=False) if condition_channels else None
+        )
+        self.output = MaskedConv2d(groups, groups, kernel_size=1, mask_type="B")
+
+    def forward(
+        self,
+        vertical: Tensor,
+        horizontal: Tensor,
+        *,
+        class_labels: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the next vertical and horizontal features, (N, p, H, W) each.
+
+        Args:
+            vertical: Vertical features, (N, I, H, W); the image in the first layer.
+            horizontal: Horizontal features, (N, I, H, W); the image in the first layer.
+            class_labels: (N,) int64, if the layer was made for them.
+            condition: Conditioning maps, (N, condition_channels, H, W), if the layer was made for them.
+        """
+        above = self.vertical(self.vertical_norm(vertical))  # (N, 2p, H, W)
+        left = self.horizontal(self.horizontal_norm(horizontal)) + self.vertical_to_horizontal(
+            above
+        )
+        added = self._added(class_labels, condition)
+        if added is not None:
+            above, left = above + added[:, 0], left + added[:, 1]
+        output: Tensor = self.output(gate(left))
+        return gate(above), horizontal + output if self.use_residual else output
+
+    def _added(self, class_labels: Tensor | None, condition: Tensor | None) -> Tensor | None:
+        """Return what class and condition add to the 2p maps of both stacks, (N, 2, 2p, H or 1, W or 1)."""
+        added = None
+        if self.classes is not None:
+            added = self.classes(class_labels)[:, :, None, None]
+        if self.condition is not None:
+            maps = self.condition(condition)
+            added = maps if added is None else added + maps
+        return None if added is None else added.unflatten(1, (2, -1))

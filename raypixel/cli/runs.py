@@ -14,7 +14,8 @@ import click
 from raypixel.cli.progress import SECONDS_BETWEEN_LINES, bar, minutes, say, table, training_bar
 
 if TYPE_CHECKING:
-    from raypixel.jobs.sweep import SweepResult, TrialResult
+    from raypixel.jobs.sweep import SweepResult
+    from raypixel.jobs.trials import TrialResult
     from raypixel.jobs.worker import Message
     from raypixel.sweeps import Trial
 

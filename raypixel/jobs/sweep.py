@@ -6,21 +6,20 @@ instead of the dozen that a Ray Train job of its own takes to start.
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from raypixel.checkpoint import Checkpoint
 from raypixel.data import Manifest, Split, num_levels_of
 from raypixel.errors import RaypixelError
 from raypixel.evaluation import histogram_baseline, uniform_baseline
 from raypixel.experiment import build_experiment_model
 from raypixel.jobs import datasets, record, session
 from raypixel.jobs.tracking import TrackedRun, Tracker
-from raypixel.jobs.train import root_cause
+from raypixel.jobs.trials import Book, TrialResult, TrialWatch, tune_callback
 from raypixel.jobs.worker import (
     Message,
     Worker,
@@ -32,28 +31,6 @@ from raypixel.jobs.worker import (
 from raypixel.sweeps import SweepConfig, Trial
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """How one trial ended.
-
-    Attributes:
-        trial: Its configuration.
-        folder: Its run's folder.
-        metrics: Best validation and test likelihoods, parameters, seconds; empty if it failed.
-        error: One line if it failed.
-    """
-
-    trial: Trial
-    folder: Path
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    error: str | None = None
-
-    @property
-    def best(self) -> Checkpoint:
-        """The checkpoint with the lowest validation likelihood."""
-        return best_checkpoint(self.folder)
 
 
 @dataclass(frozen=True)
@@ -69,22 +46,6 @@ class SweepResult:
     trials: list[TrialResult]
     baselines: Mapping[str, float]
     num_test_images: int
-
-
-class TrialWatch(Protocol):
-    """What a sweep tells its caller about trials; the methods are called in the driver process."""
-
-    def start(self, trial: Trial) -> None:
-        """A trial runs."""
-        ...
-
-    def progress(self, trial: Trial, message: Message) -> None:
-        """A trial has news."""
-        ...
-
-    def finish(self, result: TrialResult) -> None:
-        """A trial ended."""
-        ...
 
 
 def run_sweep(
@@ -128,7 +89,7 @@ def run_sweep(
             tracker, trial.config, manifest, name=trial.label, folder=where, parent=parent
         )
 
-    book = _Book({trial.label: trial for trial in trials}, folders, watch, open_trial)
+    book = Book({trial.label: trial for trial in trials}, folders, watch, open_trial)
     with session.cluster(address):
         data = trials[0].config.data
         staged = datasets.stage(data, manifest, SPLITS)
@@ -143,7 +104,7 @@ def run_sweep(
 
 
 def _tune(
-    sweep: SweepConfig, book: "_Book", manifest: Manifest, folder: Path, staged: dict[str, Any]
+    sweep: SweepConfig, book: Book, manifest: Manifest, folder: Path, staged: dict[str, Any]
 ) -> None:
     import ray
     from ray import tune
@@ -171,7 +132,7 @@ def _tune(
             name="ray",
             storage_path=str(folder),
             verbose=0,
-            callbacks=[_callback(book)],
+            callbacks=[tune_callback(book)],
             failure_config=tune.FailureConfig(max_failures=sweep.raypixel.max_retries),
         ),
     )
@@ -257,77 +218,3 @@ def _num_concurrent(wanted: Mapping[str, float], there: Mapping[str, float]) -> 
 
 def _slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=-]+", "-", label)
-
-
-class _Book:
-    """Keep what is known of each trial, in the driver: its run in MLflow and how it ended."""
-
-    def __init__(
-        self,
-        trials: dict[str, Trial],
-        folders: dict[str, Path],
-        watch: TrialWatch,
-        open_run: Callable[[Trial], TrackedRun],
-    ) -> None:
-        self.trials = trials
-        self.folders = folders
-        self.watch = watch
-        self.open_run = open_run
-        self.runs: dict[str, TrackedRun] = {}
-        self.results: dict[str, TrialResult] = {}
-
-    def start(self, label: str) -> None:
-        """Open a trial's run; a retry goes on in the same one."""
-        if label not in self.runs:
-            self.runs[label] = self.open_run(self.trials[label])
-        self.watch.start(self.trials[label])
-
-    def progress(self, label: str, message: Message) -> None:
-        """Record a trial's news."""
-        record.record(self.runs[label], message)
-        self.watch.progress(self.trials[label], message)
-
-    def finish(
-        self, label: str, *, metrics: Mapping[str, float] | None = None, error: str | None = None
-    ) -> None:
-        """Record how a trial ended."""
-        result = TrialResult(self.trials[label], self.folders[label], metrics or {}, error)
-        self.results[label] = result
-        run = self.runs[label]
-        if error is None:
-            run.log({f"best/{name}": value for name, value in result.metrics.items()}, step=0)
-            record.record_files(run, result.folder)
-        else:
-            run.tag("raypixel.error", error)
-        run.finish("FINISHED" if error is None else "FAILED")
-        self.watch.finish(result)
-
-
-def _callback(book: _Book) -> Any:
-    """Make the Tune callback that writes into the book; made here because its base class is Ray's."""
-    from ray import tune
-
-    class Callback(tune.Callback):
-        def __reduce__(self) -> Any:
-            return tune.Callback, ()  # Tune stores its callbacks; the book stays in this process
-
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            book.start(trial.config["label"])
-
-        def on_trial_result(
-            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            label = trial.config["label"]
-            if "message" in result:
-                book.progress(label, Message(**result["message"]))
-            elif "problems" in result:
-                book.finish(label, error="; ".join(result["problems"]))
-            elif "result" in result:
-                book.finish(label, metrics=result["result"])
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            error = trial.get_error()
-            reason = root_cause(error) if error else "the trial's process died"
-            book.finish(trial.config["label"], error=reason)
-
-    return Callback()

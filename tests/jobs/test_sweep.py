@@ -7,7 +7,8 @@ import yaml
 
 from raypixel.errors import RaypixelError
 from raypixel.jobs import record
-from raypixel.jobs.sweep import TrialResult, run_sweep
+from raypixel.jobs.sweep import run_sweep
+from raypixel.jobs.trials import TrialResult
 from raypixel.jobs.worker import Message
 from raypixel.sweeps import Trial, load_sweep
 

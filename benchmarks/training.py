@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from raypixel.data import Manifest
 from raypixel.experiment import ExperimentConfig, build_experiment_model, load_experiment
 from raypixel.jobs import session
+from raypixel.jobs.folder import open_run
 from raypixel.jobs.train import read_splits, train
-from raypixel.jobs.worker import Message, open_run
+from raypixel.jobs.worker import Message
 from raypixel.nn.likelihoods import nll_nats
 from raypixel.optimization import make_optimizer
 
@@ -60,7 +61,7 @@ def our_images_per_second(config: ExperimentConfig, manifest: Manifest) -> float
 
     folder = Path(tempfile.mkdtemp(prefix="raypixel-benchmark-"))
     try:
-        open_run(config, folder, resume=False)
+        open_run(config, manifest, folder, resume=False)
         train(config, manifest, folder, on_message=watch)
     finally:
         shutil.rmtree(folder)

@@ -211,9 +211,9 @@ class CheckpointStore:
         """Write a checkpoint, move the links, and delete what no link names any more."""
         path = self.directory / f"step-{step:08d}"
         write_checkpoint(path, snapshot, info)
-        self._link(self.last, path)
         if is_best or not self.best.exists():
             self._link(self.best, path)
+        self._link(self.last, path)
         kept = {self.last.resolve(), self.best.resolve()}
         for old in self.directory.glob("step-*"):
             if old.resolve() not in kept:
@@ -225,9 +225,14 @@ class CheckpointStore:
         problems: list[str] = []
         for path in sorted(self.directory.glob("step-*"), reverse=True):
             try:
-                return read_checkpoint(path), problems
+                checkpoint = read_checkpoint(path)
             except CheckpointError as error:
                 problems.append(str(error))
+                continue
+            step = checkpoint.state.get("step")
+            if step is not None and step == checkpoint.state.get("best_step"):
+                self._link(self.best, path)  # its process may have been killed before it did
+            return checkpoint, problems
         return None, problems
 
     def _link(self, link: Path, target: Path) -> None:

@@ -8,10 +8,10 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from raypixel.errors import ConfigError, did_you_mean
 
@@ -27,6 +27,15 @@ class Frozen(BaseModel):
         use_attribute_docstrings=True,
     )
 
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError(f"must be odd, got {value}")
+    return value
+
+
+OddSize = Annotated[int, AfterValidator(_odd)]
+"""Size of a kernel that has a centre."""
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 

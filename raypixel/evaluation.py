@@ -76,7 +76,13 @@ def histogram_baseline(train_x: Tensor, x: Tensor, *, num_levels: int) -> Likeli
         train_x: Images that are counted, (M, C, H, W); one is added to every count (Laplace).
         x: Images that are scored, (N, C, H, W).
         num_levels: K.
+
+    Raises:
+        ValueError: A level is K or more.
     """
+    highest = max(int(levels.max()) for levels in (train_x, x) if levels.numel())
+    if highest >= num_levels:
+        raise ValueError(f"x must hold levels in [0, {num_levels - 1}], got {highest}")
     counted, scored = train_x.flatten(1).long(), x.flatten(1).long()
     num_dims = counted.shape[1]
     bins = counted + num_levels * torch.arange(num_dims)  # dimension d has bins d*K .. d*K + K-1

@@ -4,8 +4,6 @@ A packaged recipe is named (`mnist_pixelcnn`); anything with a slash or ending i
 another with `base: NAME_OR_PATH` and say only what differs.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,7 +14,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from raypixel.config import Frozen, apply_overrides, load_yaml, parse, parse_yaml
 from raypixel.data import DataConfig, Manifest, num_levels_of
 from raypixel.errors import ConfigError, did_you_mean
-from raypixel.models import ModelConfig, build_model, validate_model_config
+from raypixel.models import ModelConfig, build_model, model_classes, validate_model_config
 from raypixel.optimization import TrainingConfig
 
 
@@ -55,15 +53,15 @@ class ExperimentConfig(Frozen):
         """Return plain values that `parse_experiment` reads back to an equal object."""
         return self.model_dump(mode="json")
 
-    @property
-    def digest(self) -> str:
-        """Short hash of what determines the result: model, data and training, but not how long or where."""
-        mapping = self.to_mapping()
-        relevant = {key: mapping[key] for key in ("model", "data", "training")}
-        for key in ("num_epochs", "max_steps", "max_minutes", "checkpoint_every_minutes"):
-            del relevant["training"][key]
-        del relevant["data"]["root"]
-        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]
+
+def relevant_options(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the options that determine the result: model, data and training, but not how long or where."""
+    mapping = config.to_mapping()
+    relevant = {key: mapping[key] for key in ("model", "data", "training")}
+    for key in ("num_epochs", "max_steps", "max_minutes", "checkpoint_every_minutes"):
+        del relevant["training"][key]
+    del relevant["data"]["root"]
+    return relevant
 
 
 def build_experiment_model(config: ExperimentConfig, manifest: Manifest) -> Any:
@@ -108,8 +106,14 @@ def load_experiment(
     Raises:
         ConfigError: One line for each problem, naming the recipe or file.
     """
-    mapping = apply_overrides(load_experiment_mapping(recipe_or_path), overrides or {})
+    mapping = override(load_experiment_mapping(recipe_or_path), overrides or {})
     return parse_experiment(mapping, where=recipe_or_path)
+
+
+def override(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay dotted options over an experiment; another `model.kind` drops options that only the old kind has."""
+    changed = apply_overrides(mapping, overrides)
+    return {**changed, "model": _fitting(mapping.get("model"), changed.get("model"), overrides)}
 
 
 def parse_experiment(mapping: Mapping[str, Any], *, where: str) -> ExperimentConfig:
@@ -134,7 +138,19 @@ def load_experiment_mapping(recipe_or_path: str, *, _seen: tuple[str, ...] = ())
     if base is None:
         return mapping
     base_mapping = load_experiment_mapping(str(base), _seen=(*_seen, recipe_or_path))
-    return _merge(base_mapping, mapping)
+    merged = _merge(base_mapping, mapping)
+    given = {f"model.{name}": value for name, value in (mapping.get("model") or {}).items()}
+    return {**merged, "model": _fitting(base_mapping.get("model"), merged.get("model"), given)}
+
+
+def _fitting(before: Any, after: Any, given: Mapping[str, Any]) -> Any:
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return after
+    model_class = model_classes().get(str(after.get("kind")))
+    if model_class is None or before.get("kind") == after.get("kind"):
+        return after
+    known = model_class.Config.model_fields
+    return {k: v for k, v in after.items() if k in known or f"model.{k}" in given}
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

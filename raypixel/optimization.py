@@ -15,7 +15,7 @@ Schedule = Literal["constant", "linear", "cosine", "exponential"]
 class TrainingConfig(Frozen):
     """Options of the training loop."""
 
-    num_epochs: int = Field(10, ge=0)
+    num_epochs: int = Field(10, ge=1)
     """Passes over the train split."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many steps, whatever `num_epochs` says."""
@@ -46,9 +46,9 @@ class TrainingConfig(Frozen):
     gradient_clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the whole gradient."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Average weights over steps with this decay, for validation, checkpoints and samples."""
+    """Average weights over steps with this decay (less at first), for validation, checkpoints and samples."""
     precision: Literal["float32", "bf16"] = "float32"
-    """bf16: autocast in the forward pass; likelihoods are still summed in float64."""
+    """bf16: autocast in the forward pass, also of the validation in training; `raypixel evaluate` computes in float32."""
     seed: int = Field(0, ge=0)
     """Seed of weights, order, binarization draws and dropout."""
     eval_batch_size: int = Field(256, ge=1)

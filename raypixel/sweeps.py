@@ -17,9 +17,19 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raypixel.config import Frozen, apply_overrides, load_yaml, parse
+from raypixel.config import Frozen, load_yaml, parse
 from raypixel.errors import ConfigError
-from raypixel.experiment import ExperimentConfig, load_experiment_mapping, parse_experiment
+from raypixel.experiment import (
+    ExperimentConfig,
+    load_experiment_mapping,
+    override,
+    parse_experiment,
+)
+
+_NOT_SWEPT = {
+    "data": "for likelihoods of other images cannot be compared",
+    "scaling": "for each trial runs as raypixel.cpus_per_trial says",
+}
 
 Value = bool | int | float | str | None
 
@@ -111,14 +121,20 @@ def load_sweep(path: Path, overrides: Mapping[str, Any]) -> tuple[SweepConfig, l
         ConfigError: One line for each problem, of the file or of any trial.
     """
     sweep = parse(SweepConfig, load_yaml(path), where=str(path))
-    base = apply_overrides(load_experiment_mapping(sweep.raypixel.base), overrides)
-    trials, problems = [], []
+    base = override(load_experiment_mapping(sweep.raypixel.base), overrides)
+    trials: list[Trial] = []
+    problems = [
+        f"{path}: parameters.{name} must be an option of the model or the training, {reason}"
+        for name in sweep.parameters
+        for prefix, reason in _NOT_SWEPT.items()
+        if name.partition(".")[0] == prefix and name != "data.max_train_images"
+    ]
     names = list(sweep.parameters)
     for values in itertools.product(*(sweep.parameters[name].choices for name in names)):
         parameters = dict(zip(names, values, strict=True))
         label = _label(sweep, parameters)
         try:
-            mapping = apply_overrides(base, parameters)
+            mapping = override(base, parameters)
             config = parse_experiment({**mapping, "name": sweep.name}, where=str(path))
         except ConfigError as error:
             problems += [f"{problem} (trial {label})" for problem in error.problems]

@@ -52,6 +52,7 @@ class Position:
         step: Complete steps in all.
         seconds: Training time so far, resumed parts counted in.
         best: Lowest validation bits/dim so far, None before the first.
+        best_step: The step that had it.
         nats: Sum of train nats over the current epoch.
         num_images: Images in that sum.
     """
@@ -61,6 +62,7 @@ class Position:
     step: int = 0
     seconds: float = 0.0
     best: float | None = None
+    best_step: int | None = None
     nats: float = 0.0
     num_images: int = 0
 
@@ -142,7 +144,7 @@ class _Loop:
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
         self.ema = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+            AveragedModel(self.model, multi_avg_fn=_warmed_ema(config.ema_decay))
             if config.ema_decay
             else None
         )
@@ -172,7 +174,8 @@ class _Loop:
             metrics = self._finish_epoch(validate, is_whole=position.step_in_epoch == num_steps)
             value = metrics["val/bits_per_dim"]
             is_best = position.best is None or value < position.best
-            position.best = value if is_best else position.best
+            if is_best:
+                position.best, position.best_step = value, position.step
             position.seconds = seconds_before + time.monotonic() - started
             snapshot = self._snapshot()
             report(Report("epoch", position, self.total_steps, metrics, snapshot, is_best))
@@ -301,7 +304,21 @@ class _Loop:
             state.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if value.shape == parameter.shape:  # in the parameter's memory layout: faster steps
+                    values[name] = torch.empty_like(parameter).copy_(value)
         self.position = Position(**checkpoint.state)
+
+
+def _warmed_ema(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Average with at most this decay, at first less: the untrained weights would weigh 1/e after 1 / (1 - decay) steps."""
+
+    def update(averages: Any, currents: Any, num_averaged: Any) -> None:
+        count = float(num_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, currents, count)
+
+    return update
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ def test_help_is_quick_to_import_and_names_every_command():
     )
     assert result.stdout.strip() == "[]"
     text = invoke("--help").output
-    for command in ("train", "sweep", "evaluate", "sample", "data", "recipes", "models"):
+    for command in ("train", "sweep", "evaluate", "sample", "figure", "data", "recipes", "models"):
         assert f"  {command} " in text
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from raypixel import diagrams
 from raypixel.checkpoint import ModelInfo, Snapshot, write_checkpoint
 from raypixel.cli import main
+from raypixel.diagrams import canvas
 from raypixel.models import build_model, model_classes
 from raypixel.models.pixelcnn import PixelCNN
 from raypixel.nn.likelihoods import nll_nats
@@ -141,7 +142,7 @@ def test_drawn_cells_have_the_color_of_their_mask(channels):
     model = build_model(config, image_shape=(channels, 5, 5), num_levels=4)
     masks = diagrams.layer_masks(model)
     figure = diagrams.draw_masks(masks, title="x")
-    colors = {1: diagrams._SEEN, 0: diagrams._BLIND, None: diagrams._FUTURE}
+    colors = {1: canvas.SEEN, 0: canvas.BLIND, None: canvas.FUTURE}
     for ax, each in zip(figure.axes, masks, strict=True):
         rows, columns = each.kernel_size
         drawn = {
@@ -155,7 +156,7 @@ def test_drawn_cells_have_the_color_of_their_mask(channels):
                 stored = r < each.mask.shape[2]
                 value = int(each.mask[o, i, r, c]) if stored else None
                 corner = (i * (columns + 1) + c, o * (rows + 1) + r)
-                assert drawn[corner] == diagrams._rgb(colors[value])
+                assert drawn[corner] == canvas.rgb(colors[value])
 
 
 # --- distributions ---

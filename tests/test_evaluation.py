@@ -202,3 +202,9 @@ def test_histogram_baseline_without_train_images_is_uniform():
     found = histogram_baseline(images[:0], images, num_levels=NUM_LEVELS)
     expected = uniform_baseline(images, num_levels=NUM_LEVELS)
     assert found.nll_nats == pytest.approx(expected.nll_nats, rel=1e-13)
+
+
+def test_histogram_refuses_levels_that_it_has_no_bin_for():
+    x = torch.full((2, 1, 2, 2), 7)
+    with pytest.raises(ValueError, match=r"x must hold levels in \[0, 1\], got 7"):
+        histogram_baseline(x, x, num_levels=2)

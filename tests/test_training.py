@@ -198,6 +198,15 @@ def test_ema_weights_are_validated_and_saved(tiny, tmp_path):
     assert averaged.norm() > 0
 
 
+def test_ema_of_a_short_training_holds_little_of_the_untrained_weights(tiny, tmp_path):
+    """8 steps at decay 0.9999: a plain average would be the untrained model, at log2(17) = 4.09 bits/dim."""
+    options = {"training__learning_rate": 2e-2, "training__schedule": "constant"}
+    _, raw, _ = run(tiny(**options), tmp_path / "raw")
+    _, averaged, _ = run(tiny(**options, training__ema_decay=0.9999), tmp_path / "ema")
+    assert raw["val/bits_per_dim"] < 3.7
+    assert averaged["val/bits_per_dim"] == pytest.approx(raw["val/bits_per_dim"], abs=0.25)
+
+
 def test_likelihood_under_bf16_stays_close_to_float32(tiny, tmp_path):
     _, float32, _ = run(tiny(training__num_epochs=4), tmp_path / "a")
     _, bf16, _ = run(tiny(training__num_epochs=4, training__precision="bf16"), tmp_path / "b")

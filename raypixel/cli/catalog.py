@@ -1,6 +1,7 @@
 """`raypixel data`, `recipes`, `models`: what there is, and getting data ready."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -128,6 +129,11 @@ def show_recipe(name: str) -> None:
     click.echo(recipe_text(name), nl=False)
 
 
+def _default(field: Any) -> str:
+    value = field.get_default(call_default_factory=True)
+    return str(getattr(value, "kind", value))  # of a nested model, its kind
+
+
 @click.command()
 @click.argument("kind", required=False)
 def models(kind: str | None) -> None:
@@ -148,6 +154,6 @@ def models(kind: str | None) -> None:
             for option, field in model_class.Config.model_fields.items():
                 kind_of = str(getattr(field.annotation, "__name__", field.annotation))
                 kind_of = kind_of.replace("typing.", "")
-                rows.append([f"  {option}", kind_of, str(field.default), field.description or ""])
+                rows.append([f"  {option}", kind_of, _default(field), field.description or ""])
             table(["  option", "type", "default", "meaning"], rows)
             click.echo()

@@ -1,21 +1,16 @@
 """`raypixel figure`: diagrams of a model, computed from it."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from raypixel.cli.progress import bar, say
-from raypixel.errors import ConfigError, RaypixelError, did_you_mean
+from raypixel.errors import RaypixelError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from raypixel.checkpoint import Checkpoint
-    from raypixel.diagrams import Field, Growth
-    from raypixel.models import ModelConfig
 
 _DEFAULT_SHAPE = (1, 15, 15)
 _CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
@@ -79,31 +74,21 @@ def receptive_field(
       raypixel figure receptive-field --model pixelcnn --set model.num_layers=2
       raypixel figure receptive-field runs/digits_pixelcnn --at 5,4
     """
-    from raypixel.diagrams import (
-        draw_receptive_fields,
-        field_of_config,
-        field_of_model,
-        save_figure,
-    )
+    from raypixel.diagrams import draw_receptive_fields, field_of_model, save_figure
     from raypixel.figures import check_picture_path
+    from raypixel.jobs.figure import compute_fields, untrained_configs
 
     check_picture_path(out)
     found = _checkpoint(checkpoint, kind=kind, assignments=assignments, shape=shape)
     if found is not None:
         row, column = _position(at, found.info.image_shape)
-        name = str(found.info.experiment["model"]["kind"])
-        fields = [field_of_model(found.load_model(), row, column, title=name)]
+        fields = [field_of_model(found.load_model(), row, column, title=_kind(found))]
     else:
         image_shape = _image_shape(shape)
         row, column = _position(at, image_shape)
-        fields = []
-        configs = _configs(kind, assignments)
+        configs = untrained_configs(kind, assignments)
         with bar("receptive fields", unit="models") as progress:
-            for name, config in configs.items():
-                fields.append(
-                    field_of_config(config, image_shape, row=row, column=column, title=name)
-                )
-                progress(len(fields), len(configs))
+            fields = compute_fields(configs, image_shape, (row, column), progress=progress)
     for field in fields:
         if field.leaks.any():
             say(f"{field.title}: LEAK, pixel {row},{column} depends on later pixels")
@@ -136,16 +121,16 @@ def masks(
     """
     from raypixel.diagrams import build_diagram_model, draw_masks, layer_masks, save_figure
     from raypixel.figures import check_picture_path
+    from raypixel.jobs.figure import untrained_configs
 
     check_picture_path(out)
     found = _checkpoint(checkpoint, kind=kind, assignments=assignments, shape=shape)
     if found is not None:
-        model, name = found.load_model(), str(found.info.experiment["model"]["kind"])
-        image_shape = found.info.image_shape
+        name, image_shape = _kind(found), found.info.image_shape
+        model = found.load_model()
     else:
-        name = kind or "pixelcnn"
-        image_shape = _image_shape(shape)
-        model = build_diagram_model(_configs(name, assignments)[name], image_shape)
+        name, image_shape = kind or "pixelcnn", _image_shape(shape)
+        model = build_diagram_model(untrained_configs(name, assignments)[name], image_shape)
     found_masks = layer_masks(model)
     if not found_masks:
         raise RaypixelError(f"{name}: must have masked layers to draw, got none")
@@ -188,16 +173,16 @@ def transitions(
     """
     from raypixel.diagrams import draw_transitions, save_figure
     from raypixel.figures import check_picture_path
+    from raypixel.jobs.figure import compute_growths, untrained_configs
 
     check_picture_path(out)
     image_shape = _image_shape(shape)
     position = _position(at, image_shape)
-    configs = _configs(kind, assignments)
-    growths = []
+    configs = untrained_configs(kind, assignments)
     with bar("transitions", unit="models") as progress:
-        for name, config in configs.items():
-            growths.append(_growth(name, config, image_shape, position, max_layers=max_layers))
-            progress(len(growths), len(configs))
+        growths = compute_growths(
+            configs, image_shape, position, max_layers=max_layers, progress=progress
+        )
     first = min(min(growth.fields) for growth in growths)
     save_figure(draw_transitions(growths, range(first, max_layers + 1)), out)
     click.echo(str(out))
@@ -250,24 +235,22 @@ def distributions(
     )
     from raypixel.figures import check_picture_path
     from raypixel.jobs.evaluate import resolve_checkpoint
+    from raypixel.jobs.figure import read_image
 
     check_picture_path(out)
     found = resolve_checkpoint(checkpoint)
     shape = found.info.image_shape
     positions = [_position(place, shape) for place in dict.fromkeys(places)]
-    x, label, data_name = _image(found, split, index, root=root)
+    x, label, data_name = read_image(found, split, index, root=root)
     model = found.load_model()
     positions = positions or telling_positions(model, x, count=4, class_label=label)
     tables = {
         position: level_probabilities(model, x, position, class_label=label)
         for position in positions
     }
-    name = found.info.experiment["model"]["kind"]
-    title = f"{name} on {data_name}, {split} image {index}"
-    save_figure(
-        draw_distributions(x, tables, num_levels=found.info.num_levels, title=title),
-        out,
-    )
+    title = f"{_kind(found)} on {data_name}, {split} image {index}"
+    num_levels = found.info.num_levels
+    save_figure(draw_distributions(x, tables, num_levels=num_levels, title=title), out)
     click.echo(str(out))
 
 
@@ -286,42 +269,8 @@ def _checkpoint(
     return resolve_checkpoint(path)
 
 
-def _configs(kind: str | None, assignments: tuple[str, ...]) -> "dict[str, ModelConfig]":
-    """Return the config of one kind with its options, or the defaults of every kind."""
-    from raypixel.config import parse_overrides
-    from raypixel.models import model_classes
-
-    kinds = list(model_classes())
-    overrides = parse_overrides(assignments)
-    if kind is None:
-        if overrides:
-            raise ConfigError(f"--set must come with --model KIND, got {' '.join(assignments)}")
-        return {name: _config(name, {}) for name in kinds}
-    if kind not in kinds:
-        raise ConfigError(
-            f"--model must be one of {', '.join(kinds)}, got {kind!r}{did_you_mean(kind, kinds)}"
-        )
-    return {kind: _config(kind, overrides)}
-
-
-def _config(kind: str, overrides: Mapping[str, Any]) -> "ModelConfig":
-    from raypixel.config import ConfigProblems, apply_overrides
-    from raypixel.models import validate_model_config
-
-    problems = [
-        f"--set must change an option of the model, model.KEY=VALUE, got {key!r}"
-        for key in overrides
-        if not key.startswith("model.") or key == "model.kind"
-    ]
-    if problems:
-        raise ConfigError(problems)
-    mapping = apply_overrides({"model": {"kind": kind}}, overrides)
-    try:
-        return validate_model_config(mapping["model"])
-    except ConfigProblems as error:
-        raise ConfigError(
-            [f"{kind}: model.{'.'.join(where)} {text}" for where, text in error.items]
-        ) from None
+def _kind(found: "Checkpoint") -> str:
+    return str(found.info.experiment["model"]["kind"])
 
 
 def _image_shape(text: str | None) -> tuple[int, int, int]:
@@ -349,68 +298,3 @@ def _position(text: str | None, image_shape: tuple[int, int, int]) -> tuple[int,
             f"--at must be inside the image, rows 0 to {height - 1} and columns 0 to {width - 1}, got {row},{column}"
         )
     return row, column
-
-
-def _growth(
-    name: str,
-    config: "ModelConfig",
-    image_shape: tuple[int, int, int],
-    position: tuple[int, int],
-    *,
-    max_layers: int,
-) -> "Growth":
-    from raypixel.config import ConfigProblems
-    from raypixel.diagrams import (
-        Growth,
-        build_diagram_model,
-        field_of_config,
-        layer_connections,
-        redraw,
-    )
-    from raypixel.models import validate_model_config
-
-    row, column = position
-    fields: dict[int, Field] = {}
-    connections: dict[str, Tensor] = {}
-    given = config.model_dump(exclude_unset=True) | {"kind": config.kind}
-    for num_layers in range(max_layers + 1):
-        try:
-            changed = validate_model_config({**given, "num_layers": num_layers})
-        except ConfigProblems:  # most kinds start at one layer
-            continue
-        fields[num_layers] = field_of_config(
-            changed, image_shape, row=row, column=column, title=name
-        )
-        model = build_diagram_model(changed, image_shape)
-        redraw(model, seed=0)
-        connections = connections or layer_connections(model, row, column)
-    return Growth(name, fields, connections)
-
-
-def _image(
-    found: "Checkpoint", split_name: str, index: int, *, root: Path | None
-) -> "tuple[Tensor, int | None, str]":
-    """Return an image of the data that a checkpoint was trained on at its levels, its class, and the data set's name."""
-    import torch
-
-    from raypixel.data import fix_levels, load_manifest, read_split, to_levels
-    from raypixel.experiment import parse_experiment
-
-    config = parse_experiment(found.info.experiment, where=str(found.path))
-    data = config.data if root is None else config.data.model_copy(update={"root": root})
-    manifest = load_manifest(data.root, data.name)
-    if manifest.image_shape != found.info.image_shape:
-        raise RaypixelError(
-            f"{found.path}: images of {data.name} must be {found.info.image_shape} as in training, got {manifest.image_shape}"
-        )
-    split = read_split(data.root, data.name, split_name)
-    split = fix_levels(split, data, manifest, split_name=split_name)
-    if index >= len(split):
-        raise RaypixelError(
-            f"--index must be below {len(split):,}, the images of {data.name} {split_name}, got {index:,}"
-        )
-    x = split.images[index]
-    if data.binarization == "stochastic":
-        x = to_levels(x, data, manifest, generator=torch.Generator().manual_seed(index))
-    label = None if split.class_labels is None else int(split.class_labels[index])
-    return x, label, data.name

@@ -33,7 +33,9 @@ class _Group(click.Group):
                 click.echo(f"Error: {problem}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("\nInterrupted; a training continues with --resume.", err=True)
+            stopped = ctx.invoked_subcommand
+            advice = "; --resume continues it" if stopped == "train" else ""
+            click.echo(f"\n{stopped} was interrupted{advice}", err=True)
             sys.exit(130)
 
 

@@ -11,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -48,8 +49,14 @@ def bar(label: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield _lines(label, unit)
         return
     with training_bar() as progress:
-        task = progress.add_task(label, total=None, note=unit)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        tasks: list[TaskID] = []
+
+        def update(done: int, total: int) -> None:
+            if not tasks:  # no bar for work that was not needed
+                tasks.append(progress.add_task(label, total=total, note=unit))
+            progress.update(tasks[0], completed=done, total=total)
+
+        yield update
 
 
 def training_bar() -> Progress:

@@ -106,8 +106,9 @@ def sweep(file: Path, assignments: tuple[str, ...], runs: Path, address: str | N
       raypixel sweep sweeps/quickstart.yaml --set training.num_epochs=5
     """
     from raypixel.config import parse_overrides
+    from raypixel.errors import RaypixelError
     from raypixel.jobs import record
-    from raypixel.jobs.sweep import run_sweep
+    from raypixel.jobs.sweep import check_trials, run_sweep
     from raypixel.jobs.worker import ensure_prepared
     from raypixel.sweeps import load_sweep
 
@@ -116,6 +117,7 @@ def sweep(file: Path, assignments: tuple[str, ...], runs: Path, address: str | N
     data = trials[0].config.data
     with bar(f"preparing {data.name}", unit="images") as progress:
         manifest = ensure_prepared(data, progress=progress)
+    check_trials(trials, manifest)
     say(f"{sweep_config.name}: {len(trials)} trials on {data.name}, into {folder}")
     with (
         record.open_tracker(say) as tracker,
@@ -133,9 +135,13 @@ def sweep(file: Path, assignments: tuple[str, ...], runs: Path, address: str | N
             address=address,
         )
         best = result.trials[0]
-        problem = record.draw_samples(best.best, folder / "samples.png", device_name="auto")
-        record.record_files(parent, folder)
+        problem = best.error
+        if best.error is None:
+            problem = record.draw_samples(best.best, folder / "samples.png")
+            record.record_files(parent, folder)
     _print_ranking(result, data.name)
+    if best.error is not None:
+        raise RaypixelError(f"{sweep_config.name}: no trial succeeded")
     _say_where(folder, best.folder, problem, tracker.describe())
     if any(trial.error for trial in result.trials):
         sys.exit(1)

@@ -31,9 +31,19 @@ DEVICE_OPTION = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of prepared data sets; default the one used in training.",
 )
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Images at a time; default as in training."
+)
 @DEVICE_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(checkpoint: Path, split: str, root: Path | None, device: str, as_json: bool) -> None:
+def evaluate(
+    checkpoint: Path,
+    split: str,
+    root: Path | None,
+    device: str,
+    batch_size: int | None,
+    as_json: bool,
+) -> None:
     """Compute the exact likelihood of a data set's split.
 
     CHECKPOINT is a checkpoint's folder, or a run's folder (its best checkpoint is used).
@@ -48,6 +58,7 @@ def evaluate(checkpoint: Path, split: str, root: Path | None, device: str, as_js
             split,
             root=root,
             device_name=device,
+            batch_size=batch_size,
             progress=lambda total: counter(progress, total),
         )
     if as_json:
@@ -95,7 +106,8 @@ def sample(
 ) -> None:
     """Draw images from a model and lay them out in one picture.
 
-    Image k of a seed is the same whatever -n and --batch-size are. CHECKPOINT is a checkpoint's or a run's folder.
+    Image k depends on the seed and k alone: the same whatever -n and --batch-size are, but for float32 rounding, which can
+    turn a near-tie. CHECKPOINT is a checkpoint's or a run's folder.
     """
     import math
 

@@ -36,7 +36,7 @@ def stage(config: DataConfig, manifest: Manifest, splits: tuple[str, ...]) -> di
     columns = ["index", "image"] + (["label"] if manifest.num_classes else [])
     staged = {}
     for name in splits:
-        paths = [str(path) for path in shard_paths(config.root, config.name, name)]
+        paths = [str(path.resolve()) for path in shard_paths(config.root, config.name, name)]
         dataset = ray.data.read_parquet(paths).select_columns(columns)
         blocks = list(dataset.iter_batches(batch_size=None, batch_format="numpy"))
         order = np.argsort(np.concatenate([block["index"] for block in blocks]))

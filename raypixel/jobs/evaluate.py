@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raypixel.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
-from raypixel.data import fix_levels, load_manifest, read_split
+from raypixel.checkpoint import Checkpoint, read_checkpoint
+from raypixel.data import DataConfig, Manifest, Split, fix_levels, load_manifest, read_split
 from raypixel.errors import CheckpointError
 from raypixel.experiment import parse_experiment
+from raypixel.jobs.folder import best_checkpoint
 from raypixel.jobs.worker import choose_device, evaluate_checkpoint
 from raypixel.units import Likelihood
 
@@ -52,32 +53,26 @@ def resolve_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: There is none, or it is damaged.
     """
     if (path / "experiment.yaml").exists():
-        best = CheckpointStore(path / "checkpoints").best
-        if not best.exists():
-            raise CheckpointError(f"{path}: has no checkpoint yet, its training had not saved one")
-        return read_checkpoint(best.resolve())
+        return best_checkpoint(path)
     return read_checkpoint(path)
 
 
-def evaluate(
-    checkpoint: Checkpoint,
-    split_name: str,
-    *,
-    root: Path | None,
-    device_name: str,
-    progress: Callable[[int], Callable[[int], None]],
-) -> Evaluation:
-    """Score a split of the data set that a checkpoint was trained on.
+def open_split(
+    checkpoint: Checkpoint, split_name: str, *, root: Path | None
+) -> tuple[Split, DataConfig, Manifest]:
+    """Read a split of the data set that a checkpoint was trained on, at its levels.
 
     Args:
-        checkpoint: What to evaluate.
+        checkpoint: What was trained.
         split_name: "train", "val" or "test".
         root: Folder of prepared data sets; None for the one used in training.
-        device_name: "auto", "cpu" or "cuda".
-        progress: Given the number of images, returns what is told of increments.
+
+    Returns:
+        The images (a stochastic binarization is not drawn yet), the data options and the manifest.
 
     Raises:
-        DataError: The data set is not prepared, or its images do not fit the model.
+        DataError: The data set is not prepared.
+        CheckpointError: Its images do not fit the model.
     """
     config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.path))
     data = config.data if root is None else config.data.model_copy(update={"root": root})
@@ -87,14 +82,40 @@ def evaluate(
             f"{checkpoint.path}: images of {data.name} must be {checkpoint.info.image_shape} "
             f"as in training, got {manifest.image_shape}"
         )
-    split = fix_levels(
-        read_split(data.root, data.name, split_name), data, manifest, split_name=split_name
-    )
+    split = read_split(data.root, data.name, split_name)
+    return fix_levels(split, data, manifest, split_name=split_name), data, manifest
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    split_name: str,
+    *,
+    root: Path | None,
+    device_name: str,
+    batch_size: int | None = None,
+    progress: Callable[[int], Callable[[int], None]],
+) -> Evaluation:
+    """Score a split of the data set that a checkpoint was trained on.
+
+    Args:
+        checkpoint: What to evaluate.
+        split_name: "train", "val" or "test".
+        root: Folder of prepared data sets; None for the one used in training.
+        device_name: "auto", "cpu" or "cuda".
+        batch_size: Images at a time; the training's `eval_batch_size` by default.
+        progress: Given the number of images, returns what is told of increments.
+
+    Raises:
+        DataError: The data set is not prepared.
+        CheckpointError: Its images do not fit the model.
+    """
+    split, data, manifest = open_split(checkpoint, split_name, root=root)
     likelihood = evaluate_checkpoint(
         checkpoint,
         split,
         manifest,
         device=choose_device(device_name),
+        batch_size=batch_size,
         progress=progress(len(split)),
     )
     levels = f"{checkpoint.info.num_levels} levels"

@@ -1,12 +1,12 @@
 """What a run leaves in MLflow: parameters, metrics by step, the data set, pictures and the checkpoint."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from raypixel.checkpoint import Checkpoint
-from raypixel.config import flatten
 from raypixel.data import Manifest
+from raypixel.errors import RaypixelError
 from raypixel.experiment import ExperimentConfig
 from raypixel.figures import image_grid, save_image
 from raypixel.jobs.sample import draw, estimate_seconds
@@ -30,16 +30,16 @@ def start_run(
     *,
     name: str,
     folder: Path,
+    run_id: str,
     parent: TrackedRun | None = None,
-    tags: Mapping[str, str] | None = None,
 ) -> TrackedRun:
-    """Open the run of a training, or the one that this folder had before it was resumed."""
+    """Open the run of a training, or the one that it had before it was resumed (`run_id` of its folder)."""
     run = tracker.start(
         name,
-        params=flatten(config.to_mapping()),
-        tags={"raypixel.folder": str(folder.resolve()), **(tags or {})},
+        params=config.to_mapping(),
+        tags={"raypixel.folder": str(folder.resolve())},
         parent=parent,
-        key=f"{folder.resolve()}:{config.digest}",
+        key=run_id,
     )
     for split_name in ("train", "val"):
         run.log_dataset(
@@ -56,9 +56,8 @@ def start_sweep(tracker: Tracker, sweep: SweepConfig, folder: Path) -> TrackedRu
     """Open the run of a sweep, the parent of its trials' runs."""
     return tracker.start(
         folder.name,
-        params=flatten(sweep.model_dump(mode="json", exclude_none=True)),
+        params=sweep.model_dump(mode="json", exclude_none=True),
         tags={"raypixel.kind": "sweep", "raypixel.folder": str(folder.resolve())},
-        key=str(folder.resolve()),
     )
 
 
@@ -78,16 +77,19 @@ def record_files(run: TrackedRun, folder: Path) -> None:
             run.log_artifact(folder / name)
 
 
-def draw_samples(checkpoint: Checkpoint, path: Path, *, device_name: str) -> str | None:
+def draw_samples(checkpoint: Checkpoint, path: Path) -> str | None:
     """Draw a picture of samples if that is quick.
 
     Returns:
-        None, or a line that says why there is no picture.
+        None, or a line that says why there is no picture: a finished training does not fail for want of one.
     """
-    model = checkpoint.load_model(choose_device(device_name))
+    model = checkpoint.load_model(choose_device("auto"))
     seconds = estimate_seconds(model, NUM_SAMPLES)
     if seconds > LONGEST_SAMPLING_SECONDS:
         return f"no {path.name}: {NUM_SAMPLES} samples would take about {seconds / 60:.0f} minutes"
     x = draw(model, NUM_SAMPLES, seed=0)
-    save_image(image_grid(x, num_levels=checkpoint.info.num_levels), path)
+    try:
+        save_image(image_grid(x, num_levels=checkpoint.info.num_levels), path)
+    except RaypixelError as error:
+        return str(error)
     return None

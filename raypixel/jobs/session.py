@@ -5,7 +5,6 @@ clean up after a stopped trial, and the next one waits forever.
 """
 
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -60,7 +59,7 @@ def cluster(address: str | None = None) -> Iterator[None]:
             logging_config=ray.LoggingConfig(log_level="WARNING"),
             **({"object_store_memory": _store_bytes()} if address == "local" else {}),
         )
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RaypixelError(f"no Ray cluster answers at {address}: {reason}") from None
     for name in ("ray", "ray.train", "ray.tune"):
@@ -75,35 +74,53 @@ def worker_resources(scaling: ScalingConfig) -> tuple[dict[str, float], bool]:
     """Return what one worker asks of Ray and whether it computes on a GPU.
 
     Raises:
-        RaypixelError: The cluster cannot hold all the workers at once.
+        RaypixelError: The machines of the cluster cannot hold all the workers at once.
     """
     import ray
 
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    workers = max(1, scaling.num_workers)
-    use_gpu = scaling.device == "cuda" or (scaling.device == "auto" and gpus > 0)
-    cpus_each = scaling.cpus_per_worker
-    if cpus_each is None:
-        cpus_each = 1.0 if use_gpu else max(1.0, math.floor(cpus / workers))
-    problems = []
-    if use_gpu and gpus < workers * scaling.gpus_per_worker:
-        problems.append(_too_much("GPUs", workers * scaling.gpus_per_worker, gpus))
-    if cpus < workers * cpus_each:
-        problems.append(_too_much("CPUs", workers * cpus_each, cpus))
-    if problems:
-        raise RaypixelError(problems)
-    resources = {"CPU": cpus_each}
-    if use_gpu:
-        resources["GPU"] = scaling.gpus_per_worker
-    return resources, use_gpu
-
-
-def _too_much(what: str, wanted: float, there: float) -> str:
-    return (
-        f"scaling must fit the cluster, which has {there:g} {what}, got workers that need "
-        f"{wanted:g} in all: lower scaling.num_workers or join a larger cluster with --address"
+    has_gpu = ray.cluster_resources().get("GPU", 0.0) > 0
+    use_gpu = scaling.device == "cuda" or (scaling.device == "auto" and has_gpu)
+    wanted = {"GPU": scaling.gpus_per_worker} if use_gpu else {}
+    if scaling.cpus_per_worker is not None:
+        choices = [scaling.cpus_per_worker]
+    elif use_gpu:
+        choices = [1.0]
+    else:  # as many CPUs each as all the workers can have
+        choices = [float(n) for n in range(max(_node_amounts("CPU"), default=0), 0, -1)]
+    for cpus in choices:
+        if num_fitting({"CPU": cpus, **wanted}) >= scaling.num_workers:
+            return {"CPU": cpus, **wanted}, use_gpu
+    each = " and ".join(
+        f"{n:g} {k}" for k, n in {"CPU": min(choices, default=1.0), **wanted}.items()
     )
+    raise RaypixelError(
+        f"scaling.num_workers must fit the cluster, got {scaling.num_workers} workers of {each} "
+        f"each: {describe_nodes()}; use fewer, or join a larger cluster with --address"
+    )
+
+
+def num_fitting(wanted: dict[str, float]) -> int:
+    """Return how many bundles of these resources the machines of the cluster hold at once."""
+    amounts = {name: n for name, n in wanted.items() if n}
+    return sum(
+        min(int(node.get(name, 0.0) / n + 1e-9) for name, n in amounts.items()) for node in _nodes()
+    )
+
+
+def describe_nodes() -> str:
+    """Return a few words on the machines of the cluster."""
+    words = [f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in _nodes()]
+    return f"its machines have {', '.join(words)}"
+
+
+def _node_amounts(resource: str) -> list[int]:
+    return [int(node.get(resource, 0.0)) for node in _nodes()]
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _store_bytes() -> int:

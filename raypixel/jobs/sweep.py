@@ -13,21 +13,16 @@ from typing import Any
 
 import torch
 
-from raypixel.data import Manifest, Split, num_levels_of
-from raypixel.errors import RaypixelError
+from raypixel.data import DataConfig, Manifest, Split, num_levels_of
+from raypixel.data.loader import EvalBatches
+from raypixel.errors import ConfigError, RaypixelError
 from raypixel.evaluation import histogram_baseline, uniform_baseline
 from raypixel.experiment import build_experiment_model
 from raypixel.jobs import datasets, record, session
+from raypixel.jobs.folder import best_checkpoint, last_checkpoint, open_run
 from raypixel.jobs.tracking import TrackedRun, Tracker
 from raypixel.jobs.trials import Book, TrialResult, TrialWatch, tune_callback
-from raypixel.jobs.worker import (
-    Message,
-    Worker,
-    best_checkpoint,
-    evaluate_checkpoint,
-    open_run,
-    run_worker,
-)
+from raypixel.jobs.worker import Message, Worker, evaluate_checkpoint, run_worker
 from raypixel.sweeps import SweepConfig, Trial
 
 SPLITS = ("train", "val", "test")
@@ -72,30 +67,37 @@ def run_sweep(
         address: A Ray cluster to join.
 
     Raises:
-        RaypixelError: No trial succeeded, or the cluster cannot hold one.
+        RaypixelError: The cluster cannot hold a trial, or the sweep was stopped.
     """
     folder = folder.resolve()
     folders = {
         trial.label: folder / "trials" / f"{number:03d}-{_slug(trial.label)}"
         for number, trial in enumerate(trials, start=1)
     }
-    for trial in trials:  # a model that cannot be built is reported before anything starts
-        build_experiment_model(trial.config, manifest)
-        open_run(trial.config, folders[trial.label], resume=False)
 
     def open_trial(trial: Trial) -> TrackedRun:
         where = folders[trial.label]
+        run_id = open_run(trial.config, manifest, where, resume=True)
         return record.start_run(
-            tracker, trial.config, manifest, name=trial.label, folder=where, parent=parent
+            tracker,
+            trial.config,
+            manifest,
+            name=trial.label,
+            folder=where,
+            run_id=run_id,
+            parent=parent,
         )
 
     book = Book({trial.label: trial for trial in trials}, folders, watch, open_trial)
     with session.cluster(address):
         data = trials[0].config.data
         staged = datasets.stage(data, manifest, SPLITS)
-        _tune(sweep, book, manifest, folder, staged)
+        try:
+            _tune(sweep, book, manifest, folder, staged)
+        finally:
+            book.close()
         splits = datasets.open_staged(staged, data, manifest)
-        baselines = _baselines(splits, num_levels_of(data, manifest))
+        baselines = _baselines(splits, data, manifest)
     ranked = sorted(
         book.results.values(),
         key=lambda r: (r.error is not None, r.metrics.get(sweep.metric.name, 0.0)),
@@ -103,14 +105,34 @@ def run_sweep(
     return SweepResult(ranked, baselines, len(splits["test"]))
 
 
+def check_trials(trials: list[Trial], manifest: Manifest) -> None:
+    """Build the model of every trial, so that what cannot be built is told before anything starts.
+
+    Raises:
+        ConfigError: One line for each trial that cannot be built.
+    """
+    problems: list[str] = []
+    for trial in trials:
+        try:
+            build_experiment_model(trial.config, manifest)
+        except RaypixelError as error:
+            problems += [f"{problem} (trial {trial.label})" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+
+
 def _tune(
     sweep: SweepConfig, book: Book, manifest: Manifest, folder: Path, staged: dict[str, Any]
 ) -> None:
-    import ray
     from ray import tune
 
     resources = {"CPU": sweep.raypixel.cpus_per_trial, "GPU": sweep.raypixel.gpus_per_trial}
-    _check_resources(resources, ray.cluster_resources())
+    num_concurrent = session.num_fitting({k: float(v) for k, v in resources.items()})
+    if not num_concurrent:
+        raise RaypixelError(
+            f"raypixel.cpus_per_trial and gpus_per_trial must fit a machine of the cluster, got "
+            f"{resources['CPU']} and {resources['GPU']:g}: {session.describe_nodes()}"
+        )
     trainable = tune.with_parameters(
         _run_trial,
         trials=book.trials,
@@ -126,7 +148,7 @@ def _tune(
             metric=sweep.metric.name,
             mode="min",
             reuse_actors=True,
-            max_concurrent_trials=_num_concurrent(resources, ray.cluster_resources()),
+            max_concurrent_trials=num_concurrent,
         ),
         run_config=tune.RunConfig(
             name="ray",
@@ -185,35 +207,25 @@ def _run_trial(
         "test/nll_nats": test.nats_per_image,
         "test/standard_error_nats": test.standard_error_nats,
         "num_parameters": float(sum(p.numel() for p in model.parameters())),
-        "seconds": float(checkpoint.state["seconds"]),
+        "seconds": float(last_checkpoint(folder).state["seconds"]),
     }
     tune.report({sweep_metric: result[sweep_metric], "result": result})
 
 
-def _baselines(splits: Mapping[str, Split], num_levels: int) -> dict[str, float]:
-    train, test = splits["train"].images, splits["test"].images
+def _baselines(
+    splits: Mapping[str, Split], data: DataConfig, manifest: Manifest
+) -> dict[str, float]:
+    num_levels = num_levels_of(data, manifest)
+    # as they are evaluated: a stochastic binarization is one draw
+    train, test = (
+        EvalBatches(splits[name], data, manifest, batch_size=1).images for name in ("train", "test")
+    )
+    uniform = uniform_baseline(test, num_levels=num_levels)
+    histogram = histogram_baseline(train, test, num_levels=num_levels)
     return {
-        f"uniform over {num_levels} levels": uniform_baseline(
-            test, num_levels=num_levels
-        ).bits_per_dim,
-        "histogram of each pixel": histogram_baseline(
-            train, test, num_levels=num_levels
-        ).bits_per_dim,
+        f"uniform over {num_levels} levels": uniform.bits_per_dim,
+        "histogram of each pixel": histogram.bits_per_dim,
     }
-
-
-def _check_resources(wanted: Mapping[str, float], there: Mapping[str, float]) -> None:
-    problems = [
-        f"raypixel.{name.lower()}s_per_trial must be at most the cluster's {there.get(name, 0):g}, got {n:g}"
-        for name, n in wanted.items()
-        if n > there.get(name, 0.0)
-    ]
-    if problems:
-        raise RaypixelError(problems)
-
-
-def _num_concurrent(wanted: Mapping[str, float], there: Mapping[str, float]) -> int:
-    return min(int(there.get(name, 0.0) // n) for name, n in wanted.items() if n)
 
 
 def _slug(label: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from raypixel.checkpoint import Checkpoint
 from raypixel.jobs import record
+from raypixel.jobs.folder import best_checkpoint
+from raypixel.jobs.ray_train import root_cause
 from raypixel.jobs.tracking import TrackedRun
-from raypixel.jobs.train import root_cause
-from raypixel.jobs.worker import Message, best_checkpoint
+from raypixel.jobs.worker import Message
 from raypixel.sweeps import Trial
 
 
@@ -78,6 +79,11 @@ class Book:
         """Record a trial's news."""
         record.record(self.runs[label], message)
         self.watch.progress(self.trials[label], message)
+
+    def close(self) -> None:
+        """Mark the runs of trials that have not ended: the sweep was stopped."""
+        for run in self.runs.values():
+            run.finish("KILLED")
 
     def finish(
         self, label: str, *, metrics: Mapping[str, float] | None = None, error: str | None = None

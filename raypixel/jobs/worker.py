@@ -1,16 +1,9 @@
 """What one training process does, however it was started: in this process, under Ray Train, or as a Tune trial.
 
-A run's folder holds
-
-    experiment.yaml        what was trained
-    checkpoints/           best, last
-    metrics.jsonl          one line for each epoch
-
-Rank 0 writes it. Messages carry plain numbers to whoever watches (a progress bar, MLflow, Tune).
+Rank 0 writes the run's folder (`raypixel.jobs.folder`). Messages carry plain numbers to whoever watches: a progress bar,
+MLflow, Tune.
 """
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,13 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from raypixel.checkpoint import Checkpoint, CheckpointStore, ModelInfo, read_checkpoint
-from raypixel.config import dump_yaml, flatten, load_yaml
+from raypixel.checkpoint import Checkpoint, CheckpointStore, ModelInfo
 from raypixel.data import DataConfig, Manifest, Split, catalog, load_manifest, prepare
 from raypixel.data.loader import EvalBatches, TrainBatches
-from raypixel.errors import CheckpointError, DataError, RaypixelError
+from raypixel.errors import DataError, RaypixelError
 from raypixel.evaluation import evaluate
 from raypixel.experiment import ExperimentConfig, build_experiment_model, parse_experiment
+from raypixel.jobs.folder import MetricsFile
 from raypixel.training import Report, train
 from raypixel.units import Likelihood
 
@@ -80,30 +73,6 @@ def ensure_prepared(config: DataConfig, *, progress: Callable[[int, int], None] 
         return prepare(config.name, root=config.root, progress=progress)
 
 
-def open_run(config: ExperimentConfig, folder: Path, *, resume: bool) -> None:
-    """Make a run's folder, or check that the one there is the same training and may be continued.
-
-    Raises:
-        CheckpointError: There is a training already, or the one to resume is another.
-    """
-    file = folder / "experiment.yaml"
-    if file.exists():
-        if not resume:
-            raise CheckpointError(
-                f"{folder}: holds a training already: add --resume to continue it, or --run NAME for another"
-            )
-        before = parse_experiment(load_yaml(file), where=str(file))
-        if before.digest != config.digest:
-            raise CheckpointError(
-                [f"{folder}: must be resumed with the same experiment, got other values:"]
-                + [f"  {line}" for line in _differences(before, config)]
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(dump_yaml(config))
-    temporary.replace(file)
-
-
 def run_worker(
     config: ExperimentConfig,
     manifest: Manifest,
@@ -124,7 +93,7 @@ def run_worker(
         send: Called on rank 0.
 
     Returns:
-        Metrics at the end.
+        Metrics at the end, on rank 0.
 
     Raises:
         TrainingError: The loss is no longer finite.
@@ -156,17 +125,19 @@ def run_worker(
         precision = config.training.precision
         return evaluate(model, val, device=worker.device, precision=precision)
 
-    scribe = _Scribe(store, model_info(config, model), folder, send, resume)
+    scribe = None
+    if worker.rank == 0:
+        scribe = _Scribe(store, model_info(config, model), folder, send, resume)
     train(
         model,
         batches,
         config.training,
         device=worker.device,
         validate=validate,
-        report=scribe if worker.rank == 0 else _ignore,
+        report=scribe or _ignore,
         resume=resume,
     )
-    return scribe.metrics
+    return scribe.metrics if scribe else {}
 
 
 def model_info(config: ExperimentConfig, model: Any) -> ModelInfo:
@@ -180,18 +151,23 @@ def evaluate_checkpoint(
     manifest: Manifest,
     *,
     device: torch.device,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Likelihood:
-    """Sum the likelihood of a split under a checkpoint, in float32 whatever it was trained in."""
+    """Sum the likelihood of a split under a checkpoint, in float32 whatever it was trained in.
+
+    Args:
+        checkpoint: What to evaluate.
+        split: Images, as `fix_levels` returns them.
+        manifest: Their prepared data set.
+        device: Where to compute.
+        batch_size: Images at a time; the training's `eval_batch_size` by default.
+        progress: Told of increments.
+    """
     config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.path))
-    batches = EvalBatches(split, config.data, manifest, batch_size=batch_size)
+    size = batch_size or config.training.eval_batch_size
+    batches = EvalBatches(split, config.data, manifest, batch_size=size)
     return evaluate(checkpoint.load_model(device), batches, device=device, progress=progress)
-
-
-def best_checkpoint(folder: Path) -> Checkpoint:
-    """Read the best checkpoint of a run."""
-    return read_checkpoint(CheckpointStore(folder / "checkpoints").best)
 
 
 def choose_device(name: str) -> torch.device:
@@ -225,28 +201,26 @@ class _Scribe:
     ) -> None:
         self.store = store
         self.info = info
-        self.file = folder / "metrics.jsonl"
+        self.file = MetricsFile(folder)
         self.send = send
         self.metrics: dict[str, float] = {}
         self.sent_at = time.monotonic()
-        self.sent_step = 0 if resume is None else int(resume.state["step"])
         self.images = 0.0
-        self._forget_after(self.sent_step)
+        self.file.forget_after(0 if resume is None else int(resume.state["step"]))
 
     def __call__(self, report: Report) -> None:
         position = report.position
+        if report.kind == "epoch":
+            self.metrics = dict(report.metrics)
+            # before the checkpoint: a line too much is dropped when resuming, a missing one is lost
+            line = {"step": position.step, "epoch": position.epoch, "seconds": position.seconds}
+            self.file.append({**line, **self.metrics})
         if report.snapshot is not None:
             is_best = report.is_best
             self.store.save(report.snapshot, self.info, step=position.step, is_best=is_best)
         if report.kind == "step":
             self._step(report)
         elif report.kind == "epoch":
-            self.metrics = dict(report.metrics)
-            line = {"step": position.step, "epoch": position.epoch, "seconds": position.seconds}
-            with self.file.open("a") as file:
-                file.write(json.dumps({**line, **self.metrics}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
             self._send("epoch", report, self.metrics)
             self.sent_at = time.monotonic()  # validation is no training time
 
@@ -278,27 +252,3 @@ class _Scribe:
                 metrics=metrics,
             )
         )
-
-    def _forget_after(self, step: int) -> None:
-        """Drop lines of epochs that will be trained again, and a half-written one."""
-        if not self.file.exists():
-            return
-        kept = []
-        for line in self.file.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:
-                break
-        temporary = self.file.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(self.file)
-
-
-def _differences(before: ExperimentConfig, after: ExperimentConfig) -> list[str]:
-    old, new = flatten(before.to_mapping()), flatten(after.to_mapping())
-    return [
-        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]

@@ -14,9 +14,10 @@ neighbour outside the image; skip connections as in `raypixel.nn.output`.
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
+from raypixel.config import OddSize
 from raypixel.models.registry import ModelConfig, register
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.lstm import DiagonalRecurrence, Direction, LSTMBlock
@@ -37,7 +38,7 @@ class DiagonalBiLSTM(nn.Module):
         """Features h of a state; the maps between blocks have 2h."""
         num_layers: int = Field(6, ge=1)
         """LSTM layers."""
-        first_kernel_size: int = Field(7, ge=3)
+        first_kernel_size: OddSize = Field(7, ge=3)
         """Odd size of the first masked convolution."""
         use_residual: bool = True
         """Add a block's input to its output."""
@@ -49,13 +50,6 @@ class DiagonalBiLSTM(nn.Module):
         """Maps of the two 1x1 output layers."""
         direction: Direction = "both"
         """Run both directions, or the left-to-right one alone, which sees little to the upper right."""
-
-        @field_validator("first_kernel_size")
-        @classmethod
-        def _odd(cls, value: int) -> int:
-            if value % 2 == 0:
-                raise ValueError(f"must be odd, got {value}")
-            return value
 
     accepts_condition: ClassVar[bool] = True
 

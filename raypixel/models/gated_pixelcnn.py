@@ -13,9 +13,10 @@ Not given in the paper and chosen here: the size of the first layer (7, as in 20
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
+from raypixel.config import OddSize
 from raypixel.models.registry import ModelConfig, register
 from raypixel.nn.gated import GatedLayer
 from raypixel.nn.likelihoods import likelihood_for
@@ -36,9 +37,9 @@ class GatedPixelCNN(nn.Module):
         """Features p of each stack; a gated convolution has 2p maps."""
         num_layers: int = Field(8, ge=0)
         """Gated layers after the first."""
-        kernel_size: int = Field(3, ge=1)
+        kernel_size: OddSize = Field(3, ge=1)
         """Odd size n of the layers: n // 2 + 1 rows of n in the vertical stack, n // 2 + 1 columns in the horizontal."""
-        first_kernel_size: int = Field(7, ge=3)
+        first_kernel_size: OddSize = Field(7, ge=3)
         """Odd size of the first layer, which leaves the current row out of the vertical stack."""
         use_residual: bool = True
         """Add a layer's input to its output, on the horizontal stack."""
@@ -50,13 +51,6 @@ class GatedPixelCNN(nn.Module):
         """Add an embedding of the class to both halves of both stacks in every layer."""
         output_size: int = Field(128, ge=1)
         """Maps of the two 1x1 output layers."""
-
-        @field_validator("kernel_size", "first_kernel_size")
-        @classmethod
-        def _odd(cls, value: int) -> int:
-            if value % 2 == 0:
-                raise ValueError(f"must be odd, got {value}")
-            return value
 
         @property
         def is_class_conditional(self) -> bool:

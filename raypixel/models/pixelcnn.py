@@ -13,9 +13,10 @@ to its k x k convolution.
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
+from raypixel.config import OddSize
 from raypixel.models.registry import ModelConfig, register
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
@@ -36,9 +37,9 @@ class PixelCNN(nn.Module):
         """Features h inside a residual block; the maps between blocks have 2h."""
         num_layers: int = Field(8, ge=0)
         """Residual blocks."""
-        kernel_size: int = Field(3, ge=1)
+        kernel_size: OddSize = Field(3, ge=1)
         """Odd size of the masked convolution inside a block."""
-        first_kernel_size: int = Field(7, ge=1)
+        first_kernel_size: OddSize = Field(7, ge=1)
         """Odd size of the first masked convolution."""
         use_residual: bool = True
         """Add a block's input to its output."""
@@ -50,13 +51,6 @@ class PixelCNN(nn.Module):
         """Condition G on R and B on R, G of the same pixel; otherwise the three are independent given the past."""
         output_size: int = Field(128, ge=1)
         """Maps of the two 1x1 output layers."""
-
-        @field_validator("kernel_size", "first_kernel_size")
-        @classmethod
-        def _odd(cls, value: int) -> int:
-            if value % 2 == 0:
-                raise ValueError(f"must be odd, got {value}")
-            return value
 
     accepts_condition: ClassVar[bool] = True
 

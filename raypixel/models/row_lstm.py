@@ -12,9 +12,10 @@ zeros beside it (as its convolutions pad); skip connections as in `raypixel.nn.o
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
+from raypixel.config import OddSize
 from raypixel.models.registry import ModelConfig, register
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.lstm import LSTMBlock, RowRecurrence
@@ -35,7 +36,7 @@ class RowLSTM(nn.Module):
         """Features h of a state; the maps between blocks have 2h."""
         num_layers: int = Field(6, ge=1)
         """LSTM layers."""
-        first_kernel_size: int = Field(7, ge=3)
+        first_kernel_size: OddSize = Field(7, ge=3)
         """Odd size of the first masked convolution."""
         use_residual: bool = True
         """Add a block's input to its output."""
@@ -45,13 +46,6 @@ class RowLSTM(nn.Module):
         """Layer normalization before each block, per colour group."""
         output_size: int = Field(128, ge=1)
         """Maps of the two 1x1 output layers."""
-
-        @field_validator("first_kernel_size")
-        @classmethod
-        def _odd(cls, value: int) -> int:
-            if value % 2 == 0:
-                raise ValueError(f"must be odd, got {value}")
-            return value
 
     accepts_condition: ClassVar[bool] = True
 

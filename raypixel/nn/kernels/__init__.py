@@ -6,6 +6,7 @@ all held to the first by tests, forward and gradients:
     reference   plain PyTorch loop over diagonals or rows, gradients by autograd
     fused       plain PyTorch with a hand-written backward pass; any device, any floating type
     raster      Numba kernels in raster-scan order with images in vector lanes; CPU, float32
+    triton      Triton kernels, a whole layer in one launch; GPU, float32, hidden size up to 64
 
 None has a second derivative but the reference. Half-precision arguments, as under autocast, are
 computed in float32. Under autocast the result is float32 as well.
@@ -33,7 +34,8 @@ __all__ = [
     "unskew",
 ]
 
-Implementation = Literal["reference", "fused", "raster"]
+Implementation = Literal["reference", "fused", "raster", "triton"]
+_MAX_TRITON_SIZE = 64  # what fits on chip, see `triton_kernels`
 
 
 def diagonal_lstm(
@@ -183,15 +185,21 @@ def row_lstm(
     return hidden[:, 0]
 
 
-def choose_implementation(device: torch.device, dtype: torch.dtype) -> Implementation:
-    """Return the name of the fastest implementation for a device and a floating type.
+def choose_implementation(
+    device: torch.device, dtype: torch.dtype, *, hidden_size: int | None = None
+) -> Implementation:
+    """Return the name of the fastest implementation for a device, a floating type and a size.
 
     Args:
         device: Where the tensors are.
         dtype: In which type they are computed.
+        hidden_size: None chooses one that takes every size.
     """
     if device.type == "cpu" and dtype == torch.float32 and _has_module("numba"):
         return "raster"
+    is_small = hidden_size is not None and hidden_size <= _MAX_TRITON_SIZE
+    if device.type == "cuda" and dtype == torch.float32 and is_small and _has_module("triton"):
+        return "triton"
     return "fused"
 
 
@@ -211,9 +219,11 @@ def _run(
         result_type = torch.promote_types(result_type, argument.dtype)
     dtype = torch.promote_types(result_type, torch.float32)
     device = input_to_state.device
-    name = implementation or choose_implementation(device, dtype)
-    _check_implementation(name, device, dtype)
-    module = import_module(f"raypixel.nn.kernels.{name}")
+    size = input_to_state.shape[-3] // 4
+    name = implementation or choose_implementation(device, dtype, hidden_size=size)
+    _check_implementation(name, device, dtype, size)
+    module_name = "triton_kernels" if name == "triton" else name
+    module = import_module(f"raypixel.nn.kernels.{module_name}")
     with torch.autocast(device.type, enabled=False):
         x, weights, initial_hidden, initial_cell = (argument.to(dtype) for argument in arguments)
         hidden: Tensor = getattr(module, recurrence)(
@@ -240,13 +250,21 @@ def _check_shapes(**expected: tuple[Tensor, tuple[int, ...]]) -> None:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
 
-def _check_implementation(name: str, device: torch.device, dtype: torch.dtype) -> None:
+def _check_implementation(
+    name: str, device: torch.device, dtype: torch.dtype, hidden_size: int
+) -> None:
     if name not in get_args(Implementation):
         known = ", ".join(get_args(Implementation))
         raise ValueError(f"implementation must be one of {known}, got {name!r}")
     if name == "raster" and (device.type, dtype) != ("cpu", torch.float32):
         raise ValueError(
             f"tensors must be float32 on the CPU for 'raster', got {dtype} on {device}"
+        )
+    if name == "triton" and (device.type, dtype) != ("cuda", torch.float32):
+        raise ValueError(f"tensors must be float32 on a GPU for 'triton', got {dtype} on {device}")
+    if name == "triton" and hidden_size > _MAX_TRITON_SIZE:
+        raise ValueError(
+            f"hidden size must be at most {_MAX_TRITON_SIZE} for 'triton', got {hidden_size}"
         )
 
 

@@ -1,0 +1,151 @@
+"""The receptive field of one pixel: earlier pixels with a path to its parameters, the blind spot, and leaks."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raypixel.diagrams.canvas import (
+    BLIND,
+    FUTURE,
+    INK,
+    LEAK,
+    SEEN,
+    SELF,
+    add_legend,
+    draw_pixels,
+    empty_figure,
+    paint,
+)
+from raypixel.diagrams.gradients import build_diagram_model, mean_gradient, random_mean_gradient
+from raypixel.models import ModelConfig, PixelModel
+from raypixel.models.registry import generation_order
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DECADES = 6  # shown of a trained model's gradients
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one pixel's parameters depend on.
+
+    Attributes:
+        title: Name of the model, for a person.
+        position: (row, column) of the pixel.
+        gradient: Mean absolute gradient, (H, W).
+        earlier: Pixels generated before, (H, W), bool.
+        has_magnitude: Whether the size of a gradient says something: the model is trained.
+    """
+
+    title: str
+    position: tuple[int, int]
+    gradient: Tensor
+    earlier: Tensor
+    has_magnitude: bool = False
+
+    @property
+    def others(self) -> Tensor:
+        """All pixels but the pixel itself, (H, W), bool."""
+        mask = torch.ones_like(self.earlier)
+        mask[self.position] = False
+        return mask
+
+    @property
+    def seen(self) -> Tensor:
+        """Earlier pixels with a path, (H, W), bool."""
+        return (self.gradient != 0) & self.earlier
+
+    @property
+    def blind(self) -> Tensor:
+        """Earlier pixels without one, (H, W), bool."""
+        return (self.gradient == 0) & self.earlier
+
+    @property
+    def leaks(self) -> Tensor:
+        """Later pixels with one, which a correct model does not have, (H, W), bool."""
+        return (self.gradient != 0) & ~self.earlier & self.others
+
+
+def field_of_model(model: nn.Module, row: int, column: int, *, title: str) -> Field:
+    """Compute the receptive field of a trained model, whose float type becomes float64."""
+    model = model.double().eval()
+    gradient = mean_gradient(model, row, column, num_inputs=16)
+    earlier = earlier_pixels(model, row, column)
+    return Field(title, (row, column), gradient, earlier, has_magnitude=True)
+
+
+def field_of_config(
+    config: ModelConfig, image_shape: tuple[int, int, int], *, row: int, column: int, title: str
+) -> Field:
+    """Compute the receptive field of an architecture; see `random_mean_gradient`."""
+    gradient = random_mean_gradient(config, image_shape, row=row, column=column)
+    earlier = earlier_pixels(build_diagram_model(config, image_shape), row, column)
+    return Field(title, (row, column), gradient, earlier)
+
+
+def earlier_pixels(model: nn.Module, row: int, column: int) -> Tensor:
+    """Return which pixels the model generates before (row, column), (H, W), bool; in raster order unless it says otherwise."""
+    _, height, width = cast(PixelModel, model).image_shape
+    order = generation_order(model)
+    earlier = torch.zeros(height, width, dtype=torch.bool)
+    for i, j in order[: order.index((row, column))]:
+        earlier[i, j] = True
+    return earlier
+
+
+def draw_receptive_fields(fields: Sequence[Field]) -> "Figure":
+    """Draw fields side by side, at most six in a row: 2.6 x 2.9 inches each and 0.5 for the legend, a single one 4.4 x 4.9."""
+    columns = min(6, len(fields))
+    rows = math.ceil(len(fields) / columns)
+    is_single = len(fields) == 1
+    size = (4.4, 4.9) if is_single else (2.6 * columns, 2.9 * rows + 0.5)
+    figure = empty_figure(*size)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[len(fields) :]:
+        ax.set_axis_off()
+    for ax, field in zip(axes.flat, fields, strict=False):
+        _draw_field(figure, ax, field)
+    has_magnitude = any(field.has_magnitude for field in fields)
+    entries = {"the pixel": SELF, "seen, dark: strongly" if has_magnitude else "seen": SEEN}
+    if any(field.blind.any() for field in fields):
+        entries["blind spot or out of reach"] = BLIND
+    entries["future"] = FUTURE
+    if any(field.leaks.any() for field in fields):
+        entries["LEAK: future pixel seen"] = LEAK
+    add_legend(figure, entries, columns=2 if is_single and len(entries) > 3 else len(entries))
+    return figure
+
+
+def _draw_field(figure: "Figure", ax: "Axes", field: Field) -> None:
+    colors = paint(
+        field.earlier.shape, (field.seen, SEEN), (field.blind, BLIND), (field.leaks, LEAK)
+    )
+    if field.has_magnitude and field.seen.any():
+        colors[field.seen.numpy()] = _magnitude_colors(figure, ax, field)
+    draw_pixels(ax, colors, field.position)
+    num_seen, num_earlier = int(field.seen.sum()), int(field.earlier.sum())
+    ax.set_title(field.title, fontsize=11, fontweight="bold", color=INK)
+    ax.set_xlabel(f"sees {num_seen} of {num_earlier} earlier pixels", fontsize=9, color=INK)
+
+
+def _magnitude_colors(figure: "Figure", ax: "Axes", field: Field) -> np.ndarray:
+    """Map the gradients of seen pixels to colors by their logarithm, and add the scale."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    values = field.gradient[field.seen].numpy()
+    top = float(values.max())
+    norm = LogNorm(top * max(10.0**-_DECADES, float(values.min()) / top / 1.001), top, clip=True)
+    blues = LinearSegmentedColormap.from_list("seen", colormaps["Blues"](np.linspace(0.2, 1, 256)))
+    scale = figure.colorbar(ScalarMappable(norm, blues), ax=ax, shrink=0.8, pad=0.02)
+    scale.set_label("mean absolute gradient", fontsize=9, color=INK)
+    scale.ax.tick_params(labelsize=8)
+    return np.asarray(blues(norm(values)))[:, :3]

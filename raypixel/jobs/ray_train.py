@@ -1,0 +1,174 @@
+"""Data-parallel training on Ray Train: the worker's program on every worker, its messages back to the driver."""
+
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raypixel.data import Manifest
+from raypixel.errors import RaypixelError, TrainingError
+from raypixel.experiment import ExperimentConfig
+from raypixel.jobs import datasets, session
+from raypixel.jobs.worker import Message, Worker, run_worker
+
+SPLITS = ("train", "val")
+
+
+def train_on_ray(
+    config: ExperimentConfig,
+    manifest: Manifest,
+    folder: Path,
+    on_message: Callable[[Message], None],
+) -> dict[str, float]:
+    """Train on the workers of the cluster that this process is connected to; see `raypixel.jobs.train.train`.
+
+    Ray's own files go to a fresh folder each time and are removed: what resuming needs is in our checkpoints, and a
+    snapshot of Ray's that a kill cut short is never read.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+    from ray.util.queue import Queue
+
+    resources, use_gpu = session.worker_resources(config.scaling)
+    staged = datasets.stage(config.data, manifest, SPLITS)
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        _worker_loop,
+        train_loop_config={
+            "config": config,
+            "manifest": manifest,
+            "staged": staged,
+            "folder": folder.resolve(),
+            "queue": queue,
+            "num_threads": None if use_gpu else int(resources["CPU"]),
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.scaling.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=ray.train.RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=str(folder.resolve() / "ray"),
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.scaling.max_failures, controller_failure_limit=3
+            ),
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    relay = _Relay(queue, on_message)
+    interrupt_handler = signal.getsignal(signal.SIGINT)
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        known = raypixel_error(error)
+        if known is None:
+            raise  # a bug, or a machine that is gone: the layers of the error tell which
+        raise known from error
+    except SystemExit:
+        raise KeyboardInterrupt from None  # Ray Train takes Ctrl-C and leaves with success
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt_handler)
+        relay.stop()
+        queue.shutdown(force=True)
+        shutil.rmtree(folder / "ray", ignore_errors=True)
+    outcome: dict[str, Any] = result.return_value
+    if "problems" in outcome:
+        raise TrainingError(outcome["problems"])
+    return dict(outcome["metrics"])
+
+
+def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run on every Ray Train worker.
+
+    A loss that is not finite is seen by all workers at once: it is returned, so that it is not tried again. Any other
+    error is of one worker, whose others wait for it: it is raised, so that Ray ends them.
+    """
+    import ray
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    if arguments["num_threads"] is not None:
+        torch.set_num_threads(arguments["num_threads"])
+    config, queue = arguments["config"], arguments["queue"]
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+    )
+    splits = datasets.open_staged(arguments["staged"], config.data, arguments["manifest"])
+
+    def send(message: Message) -> None:
+        sent = queue.actor.put_nowait.remote(message)
+        if message.kind == "epoch":
+            ray.get(sent)  # the last one would be lost when this process ends
+
+    try:
+        metrics = run_worker(
+            config,
+            arguments["manifest"],
+            splits,
+            arguments["folder"],
+            worker=worker,
+            send=send,
+        )
+    except TrainingError as error:
+        return {"problems": error.problems}
+    return {"metrics": metrics}
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error of Ray's and all that it was caused by, through Ray's layers and the workers' failures."""
+    yield error
+    failures = getattr(error, "worker_failures", None) or {}
+    inner = getattr(error, "cause", None) or error.__cause__
+    for cause in [*failures.values(), inner]:
+        if isinstance(cause, BaseException):
+            yield from causes(cause)
+
+
+def raypixel_error(error: BaseException) -> RaypixelError | None:
+    """Return the problem that a person can fix behind an error of Ray's, if there is one."""
+    return next((cause for cause in causes(error) if isinstance(cause, RaypixelError)), None)
+
+
+def root_cause(error: BaseException) -> str:
+    """Return one line for what went wrong in a Ray worker, without the layers around it."""
+    innermost = list(causes(error))[-1]
+    return f"{type(innermost).__name__}: {' '.join(str(innermost).split())}"
+
+
+class _Relay:
+    """Pass messages from the workers' queue to a callback, on a thread of the driver."""
+
+    def __init__(self, queue: Any, on_message: Callable[[Message], None]) -> None:
+        self.queue = queue
+        self.on_message = on_message
+        self.is_over = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Pass on what is left and end."""
+        self.is_over.set()
+        self.thread.join(timeout=10)
+
+    def _run(self) -> None:
+        from ray.exceptions import RayError
+
+        while True:
+            was_over = self.is_over.wait(0.3)
+            try:
+                for message in self.queue.get_nowait_batch(self.queue.qsize()):
+                    self.on_message(message)
+            except RayError:
+                return  # the cluster is gone; whoever runs the training reports that
+            if was_over:
+                return

@@ -105,5 +105,8 @@ def test_trial_that_no_cluster_node_can_hold_is_refused_at_once(
     tmp_path, digits_root, digits, ray_cluster, private_mlflow
 ):
     sweep, trials = load(tmp_path, digits_root, {"model.hidden_size": [4]}, cpus_per_trial=500)
-    with pytest.raises(RaypixelError, match=r"cpus_per_trial and gpus_per_trial must fit a machine of the cluster, got 500 and 0: its"):
+    with pytest.raises(
+        RaypixelError,
+        match=r"cpus_per_trial and gpus_per_trial must fit a machine of the cluster, got 500 and 0: its",
+    ):
         run(sweep, trials, digits, tmp_path / "out", Watch())

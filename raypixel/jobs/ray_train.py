@@ -1,10 +1,12 @@
 """Data-parallel training on Ray Train: the worker's program on every worker, its messages back to the driver."""
 
+import json
 import shutil
 import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from raypixel.jobs import datasets, session
 from raypixel.jobs.worker import Message, Worker, run_worker
 
 SPLITS = ("train", "val")
+SECONDS_BETWEEN_LOOKS = 0.3
 
 
 def train_on_ray(
@@ -32,11 +35,13 @@ def train_on_ray(
     """
     import ray.train
     from ray.train.torch import TorchTrainer
-    from ray.util.queue import Queue
 
     resources, use_gpu = session.worker_resources(config.scaling)
     staged = datasets.stage(config.data, manifest, SPLITS)
-    queue = Queue(actor_options={"num_cpus": 0})
+    rays = folder.resolve() / "ray"
+    shutil.rmtree(rays, ignore_errors=True)
+    rays.mkdir(parents=True)
+    messages = rays / "messages.jsonl"
     trainer = TorchTrainer(
         _worker_loop,
         train_loop_config={
@@ -44,7 +49,7 @@ def train_on_ray(
             "manifest": manifest,
             "staged": staged,
             "folder": folder.resolve(),
-            "queue": queue,
+            "messages": messages,
             "num_threads": None if use_gpu else int(resources["CPU"]),
         },
         scaling_config=ray.train.ScalingConfig(
@@ -54,14 +59,14 @@ def train_on_ray(
         ),
         run_config=ray.train.RunConfig(
             name=uuid.uuid4().hex,
-            storage_path=str(folder.resolve() / "ray"),
+            storage_path=str(rays),
             failure_config=ray.train.FailureConfig(
                 max_failures=config.scaling.max_failures, controller_failure_limit=3
             ),
             logging_config=ray.LoggingConfig(log_level="ERROR"),
         ),
     )
-    relay = _Relay(queue, on_message)
+    relay = _Relay(messages, on_message)
     interrupt_handler = signal.getsignal(signal.SIGINT)
     try:
         result = trainer.fit()
@@ -76,8 +81,7 @@ def train_on_ray(
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, interrupt_handler)
         relay.stop()
-        queue.shutdown(force=True)
-        shutil.rmtree(folder / "ray", ignore_errors=True)
+        shutil.rmtree(rays, ignore_errors=True)
     outcome: dict[str, Any] = result.return_value
     if "problems" in outcome:
         raise TrainingError(outcome["problems"])
@@ -90,14 +94,13 @@ def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
     A loss that is not finite is seen by all workers at once: it is returned, so that it is not tried again. Any other
     error is of one worker, whose others wait for it: it is raised, so that Ray ends them.
     """
-    import ray
     import ray.train
     import ray.train.torch
 
     context = ray.train.get_context()
     if arguments["num_threads"] is not None:
         torch.set_num_threads(arguments["num_threads"])
-    config, queue = arguments["config"], arguments["queue"]
+    config = arguments["config"]
     worker = Worker(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
@@ -106,9 +109,8 @@ def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
     splits = datasets.open_staged(arguments["staged"], config.data, arguments["manifest"])
 
     def send(message: Message) -> None:
-        sent = queue.actor.put_nowait.remote(message)
-        if message.kind == "epoch":
-            ray.get(sent)  # the last one would be lost when this process ends
+        with arguments["messages"].open("a") as file:
+            file.write(json.dumps(asdict(message)) + "\n")
 
     try:
         metrics = run_worker(
@@ -146,11 +148,16 @@ def root_cause(error: BaseException) -> str:
 
 
 class _Relay:
-    """Pass messages from the workers' queue to a callback, on a thread of the driver."""
+    """Pass the messages that rank 0 appends to a file of the run's folder to a callback, on a thread of the driver.
 
-    def __init__(self, queue: Any, on_message: Callable[[Message], None]) -> None:
-        self.queue = queue
+    A file and not a Ray queue: the folder is on storage that all machines see anyway, nothing is lost when a process ends,
+    and an actor that is asked three times a second costs a small machine more than the messages do.
+    """
+
+    def __init__(self, path: Path, on_message: Callable[[Message], None]) -> None:
+        self.path = path
         self.on_message = on_message
+        self.position = 0
         self.is_over = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -161,14 +168,19 @@ class _Relay:
         self.thread.join(timeout=10)
 
     def _run(self) -> None:
-        from ray.exceptions import RayError
-
         while True:
-            was_over = self.is_over.wait(0.3)
-            try:
-                for message in self.queue.get_nowait_batch(self.queue.qsize()):
-                    self.on_message(message)
-            except RayError:
-                return  # the cluster is gone; whoever runs the training reports that
+            was_over = self.is_over.wait(SECONDS_BETWEEN_LOOKS)
+            for line in self._new_lines():
+                self.on_message(Message(**json.loads(line)))
             if was_over:
                 return
+
+    def _new_lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        with self.path.open() as file:
+            file.seek(self.position)
+            lines = file.readlines()
+        whole = [line for line in lines if line.endswith("\n")]
+        self.position += sum(len(line.encode()) for line in whole)
+        return whole

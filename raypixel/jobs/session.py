@@ -17,7 +17,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no tables of Ray's
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our MLflow and metrics.jsonl say it all
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also how often finished workers are noticed
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how often finished workers are noticed
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -45,12 +45,14 @@ def cluster(address: str | None = None) -> Iterator[None]:
         RaypixelError: There is no cluster at the address.
     """
     prepare_environment()
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":  # no machine of a private cluster is preempted: one process less
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
         ray.init(
             address=address,

@@ -75,13 +75,17 @@ def train_on_ray(
         if known is None:
             raise  # a bug, or a machine that is gone: the layers of the error tell which
         raise known from error
-    except SystemExit:
-        raise KeyboardInterrupt from None  # Ray Train takes Ctrl-C and leaves with success
+    except SystemExit:  # Ray Train takes Ctrl-C and leaves with success
+        result = None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, interrupt_handler)
         relay.stop()
         shutil.rmtree(rays, ignore_errors=True)
+    if result is None:
+        # raised here, where the frames of `fit` and the actors they hold are gone: Ray ends a process at once in
+        # which an actor outlives the connection to the cluster
+        raise KeyboardInterrupt
     outcome: dict[str, Any] = result.return_value
     if "problems" in outcome:
         raise TrainingError(outcome["problems"])

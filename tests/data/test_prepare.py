@@ -22,9 +22,15 @@ def names_in(folder: Path) -> list[str]:
 
 def run(code: str, *arguments: object, **options) -> subprocess.Popen:
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    options.setdefault("preexec_fn", take_interrupts)
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
+
+
+def take_interrupts() -> None:
+    """Undo what a shell does to its background processes, so that SIGINT arrives wherever the tests run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_progress_ends_at_the_total(tmp_path):

@@ -4,6 +4,7 @@ A local cluster is private to this process and ends with it. Ray's dashboard sta
 clean up after a stopped trial, and the next one waits forever.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -69,6 +70,8 @@ def cluster(address: str | None = None) -> Iterator[None]:
     try:
         yield
     finally:
+        # a handle in a reference cycle that is collected after the shutdown makes Ray end this process at once
+        gc.collect()
         ray.shutdown()
 
 

@@ -62,6 +62,21 @@ def batch_nll_nats(
     return nll_nats(pixel_model.likelihood, params, x)
 
 
+@torch.no_grad()
+def nats_map(model: nn.Module, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    """Return how much each sub-pixel surprises a model, in nats, (N, C, H, W), on the CPU.
+
+    Args:
+        model: A registered model in evaluation mode.
+        x: Levels, (N, C, H, W).
+        class_labels: (N,) int64 for a class-conditional model.
+    """
+    device = next(model.parameters()).device
+    labels = None if class_labels is None else class_labels.to(device)
+    x = x.to(device)
+    return cast(PixelModel, model).likelihood.nll_map(model(x, labels), x).cpu()
+
+
 def uniform_baseline(x: Tensor, *, num_levels: int) -> Likelihood:
     """Return the likelihood of images (N, C, H, W) when every level is as likely: log K for each dimension."""
     num_dims = math.prod(x.shape[1:])

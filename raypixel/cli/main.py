@@ -50,17 +50,20 @@ def main() -> None:
       raypixel train digits_pixelcnn            train one recipe
       raypixel evaluate runs/digits_pixelcnn    exact likelihood on the test split
       raypixel sample runs/digits_pixelcnn      draw new digits
+      raypixel complete runs/digits_pixelcnn --split test --index 0:8
     """
 
 
 def _add_commands() -> None:
-    from raypixel.cli import catalog, figure, runs, use
+    from raypixel.cli import catalog, figure, images, runs, use
 
     for command in (
         runs.train,
         runs.sweep,
         use.evaluate,
-        use.sample,
+        images.sample,
+        images.complete,
+        images.score,
         figure.figure,
         catalog.data,
         catalog.recipes,

@@ -1,11 +1,11 @@
-"""`raypixel evaluate` and `raypixel sample`: use a trained model."""
+"""`raypixel evaluate`: use a trained model on a whole split."""
 
 import json
 from pathlib import Path
 
 import click
 
-from raypixel.cli.progress import bar, counter, say
+from raypixel.cli.progress import bar, counter
 
 CHECKPOINT_ARGUMENT = click.argument("checkpoint", type=click.Path(path_type=Path))
 DEVICE_OPTION = click.option(
@@ -71,65 +71,3 @@ def evaluate(
         f"  {likelihood.nats_per_image:.3f} nats, standard error "
         f"{likelihood.standard_error_nats:.3f}"
     )
-
-
-@click.command()
-@CHECKPOINT_ARGUMENT
-@click.option("-n", "num_images", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Divides the logits: less than 1 sharpens the distribution.",
-)
-@click.option("--class", "class_label", type=int, help="Class, for a class-conditional model.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("samples.png"),
-    show_default=True,
-    help="Picture to write.",
-)
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
-@DEVICE_OPTION
-def sample(
-    checkpoint: Path,
-    num_images: int,
-    seed: int,
-    temperature: float,
-    class_label: int | None,
-    out: Path,
-    batch_size: int,
-    device: str,
-) -> None:
-    """Draw images from a model and lay them out in one picture.
-
-    Image k depends on the seed and k alone: the same whatever -n and --batch-size are, but for float32 rounding, which can
-    turn a near-tie. CHECKPOINT is a checkpoint's or a run's folder.
-    """
-    import math
-
-    from raypixel.figures import check_picture_path, image_grid, save_image
-    from raypixel.jobs.evaluate import resolve_checkpoint
-    from raypixel.jobs.sample import draw
-    from raypixel.jobs.worker import choose_device
-
-    check_picture_path(out)
-    found = resolve_checkpoint(checkpoint)
-    model = found.load_model(choose_device(device))
-    total = math.prod(found.info.image_shape) * math.ceil(num_images / batch_size)
-    with bar("sampling", unit="sub-pixels") as progress:
-        x = draw(
-            model,
-            num_images,
-            seed=seed,
-            temperature=temperature,
-            class_label=class_label,
-            batch_size=batch_size,
-            progress=counter(progress, total),
-        )
-    save_image(image_grid(x, num_levels=found.info.num_levels), out)
-    say(f"{num_images} samples of {found.path}, seed {seed}")
-    click.echo(str(out))

@@ -1,5 +1,6 @@
 """`raypixel sample`: draw images from a checkpoint."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import cast
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from raypixel.errors import ConfigError
 from raypixel.models import PixelModel
-from raypixel.sampling import image_seeds, sample
+from raypixel.sampling import Image, Sampler, Slots, image_seeds, sample
 
 
 def draw(
@@ -20,7 +21,9 @@ def draw(
     temperature: float = 1.0,
     class_label: int | None = None,
     batch_size: int = 64,
+    sampler: Sampler = "cached",
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Draw images, (N, C, H, W) uint8; image k depends on (seed, k) only.
 
@@ -31,7 +34,28 @@ def draw(
         temperature: Divides the logits.
         class_label: Class of all images, for a class-conditional model; by default 0, 1, 2, ... in turn.
         batch_size: Images in memory at a time.
-        progress: Called with 1 after each sub-pixel of a batch.
+        sampler: "cached", or "oracle": one full pass for each sub-pixel.
+        progress: Called with sub-pixels written in each image of a batch.
+        watch: Called with the number of a batch's first image and its levels so far, after each row.
+
+    Raises:
+        ConfigError: The class is not one of the model's.
+    """
+    labels = class_labels_for(model, num_images, class_label)
+    return sample(
+        model,
+        image_seeds(seed, num_images),
+        class_labels=labels,
+        temperature=temperature,
+        batch_size=batch_size,
+        sampler=sampler,
+        progress=progress,
+        watch=watch,
+    )
+
+
+def class_labels_for(model: nn.Module, num_images: int, class_label: int | None) -> Tensor | None:
+    """Return (N,) labels: one class for all, or 0, 1, 2, ... in turn; None for a model without classes.
 
     Raises:
         ConfigError: The class is not one of the model's.
@@ -42,31 +66,27 @@ def draw(
             f"in [0, {num_classes - 1}]" if num_classes else "left out: the model has no classes"
         )
         raise ConfigError(f"--class must be {known}, got {class_label}")
-    labels = None
-    if num_classes:
-        labels = torch.arange(num_images) % num_classes
-        labels = labels if class_label is None else torch.full_like(labels, class_label)
-    return sample(
-        model,
-        image_seeds(seed, num_images),
-        class_labels=labels,
-        temperature=temperature,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    if not num_classes:
+        return None
+    labels = torch.arange(num_images) % num_classes
+    return labels if class_label is None else torch.full_like(labels, class_label)
 
 
 def estimate_seconds(model: nn.Module, num_images: int) -> float:
-    """Estimate how long `draw` takes from one forward pass for each sub-pixel."""
-    pixel_model = cast(PixelModel, model)
-    shape = pixel_model.image_shape
-    device = next(model.parameters()).device
-    x = torch.zeros((num_images, *shape), dtype=torch.uint8, device=device)
-    labels = torch.zeros(num_images, dtype=torch.int64, device=device)
-    with torch.no_grad():
-        for _ in range(2):  # the first pass also allocates
-            started = time.monotonic()
-            model(x, labels if pixel_model.num_classes else None)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-    return (time.monotonic() - started) * shape[0] * shape[1] * shape[2]
+    """Estimate how long `draw` takes from one row of the images, the second: the first also compiles."""
+    model.eval()
+    batch = Slots(model, num_images)
+    labels = class_labels_for(model, num_images, None)
+    images = [
+        Image(seed, None if labels is None else int(labels[seed])) for seed in range(num_images)
+    ]
+    batch.admit(range(num_images), images)
+    width, num_pixels = batch.stages[0].plan.width, math.prod(batch.image_shape[1:])
+    seconds = 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        batch.advance(width)
+        if batch.x.device.type == "cuda":
+            torch.cuda.synchronize(batch.x.device)
+        seconds = time.monotonic() - started
+    return seconds * num_pixels / width

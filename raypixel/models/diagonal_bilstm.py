@@ -23,6 +23,7 @@ from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.lstm import DiagonalRecurrence, Direction, LSTMBlock
 from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
 from raypixel.nn.output import OutputHead, SkipSum
+from raypixel.nn.plan import Plan, Plane
 
 
 @register("diagonal_bilstm")
@@ -67,6 +68,7 @@ class DiagonalBiLSTM(nn.Module):
         self.image_shape = image_shape
         self.num_levels = num_levels
         self.num_classes = num_classes
+        self.condition_channels = condition_channels
         self.likelihood = likelihood_for(num_levels)
 
         num_colors = image_shape[0]
@@ -126,6 +128,24 @@ class DiagonalBiLSTM(nn.Module):
             skipped = self.skips(index, features, skipped)
         params: Tensor = self.head(features, skipped)
         return params
+
+    def plan(self) -> Plan:
+        """Return what sampling computes at each position."""
+        plan = Plan(
+            self.image_shape[0],
+            self.image_shape[0],
+            self.image_shape[2],
+            num_classes=self.num_classes,
+            condition_channels=self.condition_channels,
+        )
+        features = self.first.emit(plan, plan.levels)
+        skipped: Plane | None = None
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, LSTMBlock)
+            features = block.emit(plan, features)
+            skipped = self.skips.emit(plan, index, features, skipped)
+        self.head.emit(plan, features, skipped)
+        return plan
 
     def receptive_field(self, row: int, column: int) -> Tensor:
         """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.

@@ -22,6 +22,7 @@ from raypixel.nn.gated import GatedLayer
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.masked import color_groups, scale_levels
 from raypixel.nn.output import OutputHead, SkipSum
+from raypixel.nn.plan import Plan, Plane
 
 
 @register("gated_pixelcnn")
@@ -77,6 +78,7 @@ class GatedPixelCNN(nn.Module):
         self.image_shape = image_shape
         self.num_levels = num_levels
         self.num_classes = num_classes if config.use_class_conditioning else 0
+        self.condition_channels = condition_channels
         self.likelihood = likelihood_for(num_levels)
 
         num_colors = image_shape[0]
@@ -149,6 +151,24 @@ class GatedPixelCNN(nn.Module):
             skipped = self.skips(index, horizontal, skipped)
         params: Tensor = self.head(horizontal, skipped)
         return params
+
+    def plan(self) -> Plan:
+        """Return what sampling computes at each position."""
+        plan = Plan(
+            self.image_shape[0],
+            self.image_shape[0],
+            self.image_shape[2],
+            num_classes=self.num_classes,
+            condition_channels=self.condition_channels,
+        )
+        vertical, horizontal = self.first.emit(plan, plan.levels, plan.levels)
+        skipped: Plane | None = None
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, GatedLayer)
+            vertical, horizontal = layer.emit(plan, vertical, horizontal)
+            skipped = self.skips.emit(plan, index, horizontal, skipped)
+        self.head.emit(plan, horizontal, skipped)
+        return plan
 
     def receptive_field(self, row: int, column: int) -> Tensor:
         """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.

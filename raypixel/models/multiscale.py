@@ -15,6 +15,8 @@ Reference: van den Oord et al. 2016a, sec. 3.6. Not given in the paper and chose
 depth and widths of the deconvolution net, and what becomes of the pixels of S in the large image.
 """
 
+import dataclasses
+import functools
 from typing import Annotated, Literal
 
 import torch
@@ -27,9 +29,11 @@ from raypixel.models.registry import (
     generation_order,
     model_classes,
     register,
+    sampling_stages,
     validate_model_config,
 )
 from raypixel.nn.masked import scale_levels
+from raypixel.nn.plan import Stage
 from raypixel.nn.upsampling import UpsamplingNet, subsample
 
 NestedConfig = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(validate_model_config)]
@@ -132,12 +136,13 @@ class Multiscale(nn.Module):
         """
         if class_labels is not None and not self.num_classes:
             raise ValueError("class_labels must be None, neither model is class-conditional")
-        _, height, width = self.image_shape
         small = subsample(x, self.config.factor)  # (N, C, h, w)
-        levels = scale_levels(
-            small, num_levels=self.num_levels, dtype=next(self.upsample.parameters()).dtype
-        )
-        condition = self.upsample(levels, height=height, width=width)  # (N, c, H, W)
+        condition = _conditioning_maps(
+            x,
+            upsample=self.upsample,
+            factor=self.config.factor,
+            num_levels=self.num_levels,
+        )  # (N, c, H, W)
         small_params = self.base(small, class_labels if self.base.num_classes else None)
         params: Tensor = self.conditional(
             x, class_labels if self.conditional.num_classes else None, condition=condition
@@ -145,6 +150,24 @@ class Multiscale(nn.Module):
         params = params.clone()
         subsample(params, self.config.factor).copy_(small_params)
         return params
+
+    def stages(self) -> list[Stage]:
+        """Return how sampling goes: the small image in the base's stages, then the others in raster order."""
+        factor = self.config.factor
+        base = [
+            dataclasses.replace(stage, stride=factor * stage.stride)
+            for stage in sampling_stages(self.base)
+        ]
+        _, height, width = self.image_shape
+        given = torch.zeros(height, width, dtype=torch.bool)
+        given[::factor, ::factor] = True
+        condition = functools.partial(
+            _conditioning_maps,
+            upsample=self.upsample,
+            factor=factor,
+            num_levels=self.num_levels,
+        )
+        return [*base, Stage(self.conditional.plan(), 1, height, given, condition)]
 
     def generation_order(self) -> list[tuple[int, int]]:
         """Return the pixels of the small image in the base's order, then the others in raster order."""
@@ -171,3 +194,13 @@ class Multiscale(nn.Module):
         positions = self.conditional.condition_field(row, column)
         subsample(field, factor).logical_or_(self.upsample.spread(positions))
         return field
+
+
+def _conditioning_maps(
+    x: Tensor, *, upsample: UpsamplingNet, factor: int, num_levels: int
+) -> Tensor:
+    """Return conditioning maps (N, c, H, W) of levels (N, C, H, W), of which only the small image counts."""
+    dtype = next(upsample.parameters()).dtype
+    levels = scale_levels(subsample(x, factor), num_levels=num_levels, dtype=dtype)
+    maps: Tensor = upsample(levels, height=x.shape[2], width=x.shape[3])
+    return maps

@@ -20,8 +20,9 @@ from raypixel.config import OddSize
 from raypixel.models.registry import ModelConfig, register
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
-from raypixel.nn.norm import GroupedLayerNorm
+from raypixel.nn.norm import GroupedLayerNorm, emit_norm
 from raypixel.nn.output import OutputHead, SkipSum
+from raypixel.nn.plan import Linear, Plan, Plane, pick
 
 
 @register("pixelcnn")
@@ -68,6 +69,7 @@ class PixelCNN(nn.Module):
         self.image_shape = image_shape
         self.num_levels = num_levels
         self.num_classes = num_classes
+        self.condition_channels = condition_channels
         self.likelihood = likelihood_for(num_levels)
 
         num_channels = image_shape[0]
@@ -127,6 +129,24 @@ class PixelCNN(nn.Module):
             skipped = self.skips(index, features, skipped)
         params: Tensor = self.head(features, skipped)
         return params
+
+    def plan(self) -> Plan:
+        """Return what sampling computes at each position."""
+        plan = Plan(
+            self.image_shape[0],
+            self.image_shape[0] if self.config.use_color_conditioning else 1,
+            self.image_shape[2],
+            num_classes=self.num_classes,
+            condition_channels=self.condition_channels,
+        )
+        features = self.first.emit(plan, plan.levels)
+        skipped: Plane | None = None
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, _Block)
+            features = block.emit(plan, features)
+            skipped = self.skips.emit(plan, index, features, skipped)
+        self.head.emit(plan, features, skipped)
+        return plan
 
     def receptive_field(self, row: int, column: int) -> Tensor:
         """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.
@@ -205,3 +225,20 @@ class _Block(nn.Module):
             y = y + self.condition(condition)
         y = self.widen(y)
         return x + y if self.use_residual else y
+
+    def emit(self, plan: Plan, x: Plane) -> Plane:
+        """Append the block to a plan."""
+        norm, _, narrow, _ = self.narrow
+        _, widen = self.widen
+        assert isinstance(narrow, MaskedConv2d)
+        assert isinstance(widen, MaskedConv2d)
+        plus: tuple[Plane, ...] = ()
+        if self.condition is not None:
+            assert plan.condition is not None
+            added = plan.plane(len(self.condition.weight))
+            weight = pick(self.condition.weight[:, :, 0, 0], range(added.size))
+            plan.over_row(Linear(added.at(), (plan.condition.at(),), weight))
+            plus = (added,)
+        y = narrow.emit(plan, emit_norm(norm, plan, x), relu=True)
+        y = self.look.emit(plan, y, relu=True, plus=plus)
+        return widen.emit(plan, y, relu=True, plus=(x,) if self.use_residual else ())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from raypixel.config import ConfigProblems, Frozen, validate
 from raypixel.errors import ConfigError, did_you_mean
 from raypixel.nn.likelihoods import PixelLikelihood
+from raypixel.nn.plan import Plan, Stage
 
 
 class ModelConfig(Frozen):
@@ -52,6 +53,10 @@ class PixelModel(Protocol):
         """Return parameters (N, P, C, H, W) for levels (N, C, H, W)."""
         ...
 
+    def plan(self) -> Plan:
+        """Return what sampling computes at each position (`raypixel.nn.plan`)."""
+        ...
+
     def receptive_field(self, row: int, column: int) -> Tensor:
         """Return which pixels generated before (row, column) its parameters depend on, (H, W), bool."""
         ...
@@ -67,6 +72,15 @@ def generation_order(model: nn.Module) -> list[tuple[int, int]]:
         return cast(list[tuple[int, int]], own_order())
     _, height, width = cast(PixelModel, model).image_shape
     return list(itertools.product(range(height), range(width)))
+
+
+def sampling_stages(model: nn.Module) -> list[Stage]:
+    """Return the raster scans by which an image is sampled: one, unless the model says otherwise."""
+    own_stages = getattr(model, "stages", None)
+    if own_stages is not None:
+        return cast(list[Stage], own_stages())
+    pixel_model = cast(PixelModel, model)
+    return [Stage(pixel_model.plan(), 1, pixel_model.image_shape[1])]
 
 
 ModelT = TypeVar("ModelT", bound=type)

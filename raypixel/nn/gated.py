@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raypixel.nn.masked import MaskedConv2d, MaskType
-from raypixel.nn.norm import GroupedLayerNorm
+from raypixel.nn.norm import GroupedLayerNorm, emit_norm
+from raypixel.nn.plan import Gate, Linear, Plan, Plane, Tap, group_slices, in_group_order, pick
 
 
 def gate(maps: Tensor) -> Tensor:
@@ -50,6 +51,20 @@ class VerticalConv2d(nn.Module):
         x = F.pad(x, (self.side, self.side, self.side, -self.skipped_rows))
         y: Tensor = self.convolution(x)
         return y
+
+    def over_row(self, plan: Plan, source: Plane) -> Plane:
+        """Append the layer to a plan, over each row that begins."""
+        weight = self.convolution.weight
+        target = plan.plane(len(weight))
+        taps, weights = [], []
+        for row in range(weight.shape[2]):
+            for column in range(weight.shape[3]):
+                taps.append(source.at(self.side - row, column - self.side))
+                weights.append(pick(weight[:, :, row, column], range(target.size)))
+        assert self.convolution.bias is not None
+        bias = self.convolution.bias.detach()
+        plan.over_row(Linear(target.at(), tuple(taps), torch.cat(weights), bias))
+        return target
 
 
 class GatedLayer(nn.Module):
@@ -135,3 +150,54 @@ class GatedLayer(nn.Module):
             maps = self.condition(condition)
             added = maps if added is None else added + maps
         return None if added is None else added.unflatten(1, (2, -1))
+
+    def emit(self, plan: Plan, vertical: Plane, horizontal: Plane) -> tuple[Plane, Plane]:
+        """Append the layer to a plan: the vertical stack over each row that begins, the horizontal one at each position."""
+        size = len(self.output.out_groups)
+        if isinstance(self.vertical_norm, GroupedLayerNorm):
+            normed = plan.plane(vertical.size)
+            plan.over_row(*self.vertical_norm.ops(normed, vertical))
+        else:
+            normed = vertical
+        above = self.vertical.over_row(plan, normed)
+        added, columns = self._added_taps(plan)
+        from_above, passed = plan.plane(2 * size), plan.plane(size)
+        packed = in_group_order(self.horizontal.out_groups, plan.num_groups)
+        down = self.vertical_to_horizontal
+        assert down.bias is not None
+        weight = torch.cat(
+            [pick(down.weight[:, :, 0, 0], packed), columns[:, 2 * size :][:, packed]]
+        )
+        plan.over_row(
+            Linear(from_above.at(), (above.at(), *added), weight, down.bias.detach()[packed])
+        )
+        if added:
+            total = plan.plane(2 * size)
+            plan.over_row(
+                Linear(total.at(), added, columns[:, : 2 * size].contiguous(), plus=(above.at(),))
+            )
+            above = total
+        plan.over_row(Gate(passed.at(), above.at()))
+
+        normed = emit_norm(self.horizontal_norm, plan, horizontal)
+        maps = self.horizontal.emit(plan, normed, plus=(from_above,))
+        opened = plan.plane(size, kind="cell")
+        halves = self.horizontal.packed(plan)
+        for group, part in enumerate(group_slices(self.output.in_groups, plan.num_groups)):
+            plan.step(Gate(opened.at(0, 0, *part), maps.at(0, 0, *halves[group])), group)
+        plus = (horizontal,) if self.use_residual else ()
+        return passed, self.output.emit(plan, opened, plus=plus)
+
+    def _added_taps(self, plan: Plan) -> tuple[tuple[Tap, ...], Tensor]:
+        """Return class and condition as taps, with their weights to the maps of both stacks, (inputs, 4p)."""
+        taps: list[Tap] = []
+        weights = [self.output.weight.new_zeros(0, 4 * len(self.output.out_groups))]
+        if self.classes is not None:
+            assert plan.classes is not None
+            taps.append(plan.classes.at())
+            weights.append(self.classes.weight.detach())
+        if self.condition is not None:
+            assert plan.condition is not None
+            taps.append(plan.condition.at())
+            weights.append(self.condition.weight.detach()[:, :, 0, 0].t())
+        return tuple(taps), torch.cat(weights)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from raypixel.nn.kernels import diagonal_bilstm, diagonal_lstm, row_lstm
 from raypixel.nn.masked import MaskedConv2d
-from raypixel.nn.norm import GroupedLayerNorm
+from raypixel.nn.norm import GroupedLayerNorm, emit_norm
+from raypixel.nn.plan import Cell, Linear, Plan, Plane, Tap, group_slices, in_group_order, pick
 
 Direction = Literal["both", "left_to_right"]
 
@@ -42,6 +43,24 @@ class RowRecurrence(nn.Module):
             initial_hidden=self.initial_hidden,
             initial_cell=self.initial_cell,
         )
+
+    def planes(self, plan: Plan) -> tuple[Plane, Plane]:
+        """Add the hidden and the cell states to a plan."""
+        hidden = plan.plane(self.hidden_size, above=self.initial_hidden.detach())
+        return hidden, plan.plane(self.hidden_size, above=self.initial_cell.detach())
+
+    def from_above(self, hidden: Plane, outputs: list[int]) -> tuple[tuple[Tap, ...], Tensor]:
+        """Return what is read of the finished row, with its weights to the given gates."""
+        taps = tuple(hidden.at(1, column) for column in (-1, 0, 1))
+        return taps, torch.cat([pick(self.weight[:, :, k], outputs) for k in range(3)])
+
+    def from_left(self, _hidden: Plane) -> tuple[Tap, Tensor] | None:
+        """Return what is read of the current row, with its weights: nothing."""
+        return None
+
+    def previous(self, cell: Plane, start: int, stop: int) -> Tap:
+        """Return the cell state before this one: that above."""
+        return cell.at(1, 0, start, stop)
 
 
 class DiagonalRecurrence(nn.Module):
@@ -82,6 +101,51 @@ class DiagonalRecurrence(nn.Module):
         )  # (N, 2, h, H, W)
         rightwards, leftwards = states.unbind(1)
         return rightwards + F.pad(leftwards, (0, 0, 1, -1))
+
+    def planes(self, plan: Plan, direction: int = 0) -> tuple[Plane, Plane]:
+        """Add the hidden and the cell states of a direction to a plan."""
+        initial = self.initial_hidden.detach()[direction]
+        hidden = plan.plane(self.hidden_size, above=initial, beside=initial)
+        return hidden, plan.plane(self.hidden_size, beside=self.initial_cell.detach()[direction])
+
+    def from_above(self, hidden: Plane, outputs: list[int]) -> tuple[tuple[Tap, ...], Tensor]:
+        """Return what is read of the finished row, with its weights to the given gates."""
+        return (hidden.at(1),), pick(self.weight_up[0], outputs)
+
+    def from_left(self, hidden: Plane) -> tuple[Tap, Tensor] | None:
+        """Return what is read of the current row, with its weights."""
+        return hidden.at(0, -1), self.weight_left[0]
+
+    def previous(self, cell: Plane, start: int, stop: int) -> Tap:
+        """Return the cell state before this one: that to the left."""
+        return cell.at(0, -1, start, stop)
+
+    def emit_leftwards(self, plan: Plan, taps: list[Tap], weight: Tensor, bias: Tensor) -> Plane:
+        """Append the right-to-left states of the row that was finished when a row begins.
+
+        Args:
+            plan: The plan.
+            taps: What its gates read, one row up.
+            weight: (inputs of all taps, 4h).
+            bias: (4h,).
+
+        Returns:
+            The states, to be read one row up.
+        """
+        hidden, cell = self.planes(plan, 1)
+        size, every = self.hidden_size, range(4 * self.hidden_size)
+        given, gates = plan.plane(4 * size), plan.plane(4 * size)
+        weight = torch.cat([weight, pick(self.weight_up[1], every)])
+        start = Linear(given.at(), (*taps, hidden.at(2)), weight, bias)
+        plan.over_row(start, skips_first=True)
+        left = pick(self.weight_left[1], every)
+        plan.over_row(
+            Linear(gates.at(), (hidden.at(1, 1),), left, plus=(given.at(),)),
+            Cell(hidden.at(1), cell.at(1), gates.at(), cell.at(1, 1)),
+            order="leftwards",
+            skips_first=True,
+        )
+        return hidden
 
 
 class LSTMBlock(nn.Module):
@@ -147,6 +211,70 @@ class LSTMBlock(nn.Module):
             gates = gates + F.pad(own, (0, 0, 0, 0, own.shape[1], 0))
         y: Tensor = self.state_to_output(self.recurrence(gates))
         return x + y if self.use_residual else y
+
+    def emit(self, plan: Plan, x: Plane) -> Plane:
+        """Append the block to a plan."""
+        recurrence, size = self.recurrence, self.recurrence.hidden_size
+        source = emit_norm(self.norm, plan, x)
+        hidden, cell = recurrence.planes(plan)
+        outputs = in_group_order(self.input_to_state.out_groups[: 4 * size], plan.num_groups)
+        taps, weight = recurrence.from_above(hidden, outputs)
+        if self.condition_to_state is not None:
+            assert plan.condition is not None
+            taps = (*taps, plan.condition.at())
+            condition = self.condition_to_state.weight[: 4 * size, :, 0, 0]
+            weight = torch.cat([weight, pick(condition, outputs)])
+        above, gates = plan.plane(4 * size), plan.plane(4 * size, kind="cell")
+        plan.over_row(Linear(above.at(), taps, weight))
+
+        left = recurrence.from_left(hidden)
+        parts = self.input_to_state.packed(plan, 4 * size)
+        for group, (start, stop) in enumerate(
+            group_slices(self.state_to_output.in_groups, plan.num_groups)
+        ):
+            op = self.input_to_state.at_position(
+                plan,
+                source,
+                gates,
+                group,
+                num_outputs=4 * size,
+                plus=(above.at(0, 0, *parts[group]),),
+                also=left,
+            )
+            plan.step(op, group, scans=left is not None)
+            states = (hidden.at(0, 0, start, stop), cell.at(0, 0, start, stop))
+            previous = recurrence.previous(cell, start, stop)
+            own_gates = gates.at(0, 0, *parts[group])
+            plan.step(Cell(*states, own_gates, previous), group, scans=left is not None)
+
+        plus = (x,) if self.use_residual else ()
+        if recurrence.num_directions == 2:
+            plus = (*plus, self._emit_leftwards(plan, source))
+        return self.state_to_output.emit(plan, hidden, plus=plus)
+
+    def _emit_leftwards(self, plan: Plan, source: Plane) -> Plane:
+        """Append the right-to-left direction to a plan; return its part of the block's result."""
+        recurrence = self.recurrence
+        assert isinstance(recurrence, DiagonalRecurrence)
+        first = 4 * recurrence.hidden_size
+        gates = range(first, 2 * first)
+        convolution = self.input_to_state
+        weights = [pick((convolution.weight * convolution.mask)[:, :, 0, 0], gates)]
+        taps = [source.at(1)]
+        if self.condition_to_state is not None:
+            assert plan.condition is not None
+            taps.append(plan.condition.at(1))
+            weights.append(pick(self.condition_to_state.weight[:, :, 0, 0], gates))
+        if self.levels_to_state is not None:
+            taps.append(plan.levels.at(1))
+            weights.append(pick(self.levels_to_state.weight[:, :, 0, 0], range(first)))
+        bias = convolution.bias.detach()[first:]
+        leftwards = recurrence.emit_leftwards(plan, taps, torch.cat(weights), bias)
+        out = self.state_to_output
+        part = plan.plane(len(out.out_groups))
+        weight = pick((out.weight * out.mask)[:, :, 0, 0], range(part.size))
+        plan.over_row(Linear(part.at(), (leftwards.at(1),), weight), skips_first=True)
+        return part
 
 
 def _unmasked(in_channels: int, out_channels: int) -> nn.Conv2d | None:

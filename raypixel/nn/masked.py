@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raypixel.nn.plan import Linear, Plan, Plane, Tap, by_group, group_slices, in_group_order, pick
+
 MaskType = Literal["A", "B"]
 
 
@@ -99,6 +101,8 @@ class MaskedConv2d(nn.Module):
         mask = mask[..., : self.side + 1 + self.side_right].contiguous()
         self.register_buffer("mask", mask, persistent=False)
         self.is_open = bool(mask.all())
+        self.mask_type = mask_type
+        self.in_groups, self.out_groups = in_groups, out_groups
         self.weight = nn.Parameter(torch.empty_like(mask))
         self.bias = nn.Parameter(torch.empty(len(out_groups)))
         self.reset_parameters()
@@ -117,6 +121,100 @@ class MaskedConv2d(nn.Module):
             x = F.pad(x, (self.side, self.side_right, self.rows_above, 0))
         weight = self.weight if self.is_open else self.weight * self.mask
         return F.conv2d(x, weight, self.bias)
+
+    def emit(
+        self,
+        plan: Plan,
+        source: Plane,
+        *,
+        relu: bool = False,
+        plus: tuple[Plane, ...] = (),
+        is_output: bool = False,
+    ) -> Plane:
+        """Append the layer to a plan: rows above when a row begins, the current row at each position.
+
+        Args:
+            plan: The plan.
+            source: The layer's input.
+            relu: Rectify the input.
+            plus: Planes as large as the result that are added to it.
+            is_output: Only the parameters depend on the result.
+
+        Returns:
+            The result, its channels in the order of their groups.
+        """
+        if self.rows_above:
+            plus = (*plus, self._emit_above(plan, source, relu=relu))
+        target = plan.plane(len(self.out_groups), kind="cell")
+        for group, (start, stop) in enumerate(self.packed(plan)):
+            added = tuple(plane.at(0, 0, start, stop) for plane in plus)
+            op = self.at_position(plan, source, target, group, relu=relu, plus=added)
+            plan.step(op, group, is_output=is_output)
+        return target
+
+    def packed(self, plan: Plan, num_outputs: int | None = None) -> list[tuple[int, int]]:
+        """Return where each group's outputs stand when all are in the order of their groups, (start, stop)."""
+        groups = self.out_groups[:num_outputs].sort().values
+        return group_slices(groups, plan.num_groups)
+
+    def at_position(
+        self,
+        plan: Plan,
+        source: Plane,
+        target: Plane,
+        group: int,
+        *,
+        num_outputs: int | None = None,
+        relu: bool = False,
+        plus: tuple[Tap, ...] = (),
+        also: tuple[Tap, Tensor] | None = None,
+    ) -> Linear:
+        """Return one group's part of the current row of the kernel, as an operation.
+
+        Args:
+            plan: The plan.
+            source: The layer's input.
+            target: Where the packed outputs go.
+            group: Which outputs.
+            num_outputs: Use the layer's first outputs only.
+            relu: Rectify the input.
+            plus: What is added to the result.
+            also: One more input with its weights (outputs, inputs).
+        """
+        outputs = by_group(self.out_groups[:num_outputs], plan.num_groups)[group]
+        start, stop = self.packed(plan, num_outputs)[group]
+        seen = group_slices(self.in_groups, plan.num_groups)[group][self.mask_type == "B"]
+        weight = self.weight * self.mask
+        taps = [source.at(0, column - self.side) for column in range(self.side)]
+        weights = [pick(weight[:, :, -1, column], outputs) for column in range(self.side)]
+        if seen:
+            taps.append(source.at(0, 0, 0, seen))
+            weights.append(pick(weight[:, :seen, -1, self.side], outputs))
+        if also is not None:
+            taps.append(also[0])
+            weights.append(pick(also[1], outputs))
+        return Linear(
+            target.at(0, 0, start, stop),
+            tuple(taps),
+            torch.cat(weights) if weights else self.weight.new_zeros(0, len(outputs)),
+            None if self.rows_above else self.bias.detach()[outputs],
+            plus,
+            relu,
+        )
+
+    def _emit_above(self, plan: Plan, source: Plane, *, relu: bool) -> Plane:
+        """Append the rows of the kernel above the current one, and the bias."""
+        outputs = in_group_order(self.out_groups, plan.num_groups)
+        weight = self.weight * self.mask
+        above = plan.plane(len(outputs))
+        taps, weights = [], []
+        for row in range(self.rows_above):
+            for column in range(weight.shape[-1]):
+                taps.append(source.at(self.rows_above - row, column - self.side))
+                weights.append(pick(weight[:, :, row, column], outputs))
+        bias = self.bias.detach()[outputs]
+        plan.over_row(Linear(above.at(), tuple(taps), torch.cat(weights), bias, relu=relu))
+        return above
 
     def extra_repr(self) -> str:
         """Describe the layer in `print(model)`."""

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raypixel.nn.plan import Norm, Plan, Plane
+
 
 class GroupedLayerNorm(nn.Module):
     """Normalize each position over the channels of each colour group, then scale and shift by channel."""
@@ -37,3 +39,27 @@ class GroupedLayerNorm(nn.Module):
         normalized = [F.layer_norm(part, part.shape[-1:], w, b) for part, w, b in parts]
         x = normalized[0] if len(normalized) == 1 else torch.cat(normalized, dim=-1)
         return x.permute(0, 3, 1, 2)
+
+    def ops(self, target: Plane, source: Plane) -> list[Norm]:
+        """Return the operation of each colour group, from one plane to another."""
+        ops, start = [], 0
+        for size in self.group_sizes:
+            stop = start + size
+            weight, bias = self.weight.detach()[start:stop], self.bias.detach()[start:stop]
+            ops.append(
+                Norm(target.at(0, 0, start, stop), source.at(0, 0, start, stop), weight, bias)
+            )
+            start = stop
+        return ops
+
+    def emit(self, plan: Plan, source: Plane) -> Plane:
+        """Append the layer to a plan, each group in its sub-step."""
+        target = plan.plane(source.size, kind="cell")
+        for group, op in enumerate(self.ops(target, source)):
+            plan.step(op, group)
+        return target
+
+
+def emit_norm(norm: nn.Module, plan: Plan, source: Plane) -> Plane:
+    """Append a layer that is a `GroupedLayerNorm` or does nothing."""
+    return norm.emit(plan, source) if isinstance(norm, GroupedLayerNorm) else source

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raypixel.nn.masked import MaskedConv2d, color_groups
+from raypixel.nn.plan import Linear, Plan, Plane, group_slices
 
 
 class SkipSum(nn.Module):
@@ -32,6 +33,15 @@ class SkipSum(nn.Module):
             return None
         skip: Tensor = self.convolutions[layer](output)
         return skip if skipped is None else skipped + skip
+
+    def emit(self, plan: Plan, layer: int, output: Plane, skipped: Plane | None) -> Plane | None:
+        """Append a layer's skip connection to a plan; return the sum so far."""
+        if not self.convolutions:
+            return None
+        convolution = self.convolutions[layer]
+        assert isinstance(convolution, MaskedConv2d)
+        plus = () if skipped is None else (skipped,)
+        return convolution.emit(plan, output, plus=plus, is_output=True)
 
 
 class OutputHead(nn.Module):
@@ -75,3 +85,18 @@ class OutputHead(nn.Module):
             features = features + skipped
         params: Tensor = self.layers(features)  # (N, C * P, H, W)
         return params.unflatten(1, (self.num_channels, -1)).transpose(1, 2)
+
+    def emit(self, plan: Plan, features: Plane, skipped: Plane | None) -> None:
+        """Append the layers to a plan; their result is its parameters."""
+        _, first, _, last = self.layers
+        assert isinstance(first, MaskedConv2d)
+        assert isinstance(last, MaskedConv2d)
+        if skipped is not None:
+            total = plan.plane(features.size, kind="cell")
+            for group, part in enumerate(group_slices(first.in_groups, plan.num_groups)):
+                target, *plus = (each.at(0, 0, *part) for each in (total, features, skipped))
+                empty = first.weight.new_zeros(0, part[1] - part[0])
+                plan.step(Linear(target, (), empty, plus=tuple(plus)), group, is_output=True)
+            features = total
+        between = first.emit(plan, features, relu=True, is_output=True)
+        plan.params = last.emit(plan, between, relu=True, is_output=True)

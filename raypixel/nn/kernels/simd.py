@@ -235,7 +235,7 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
-def _clamp(typing: Any, a: Any, low: Any, high: Any) -> Any:
+def clamp(typing: Any, a: Any, low: Any, high: Any) -> Any:
     """Return a within [low, high]; nan stays nan."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -294,7 +294,7 @@ def exp(x):
     e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2) / 2. Adding 1.5 * 2^23 rounds to an
     integer and leaves it in the low bits; the polynomial is a minimax fit of the relative error.
     """
-    x = _clamp(x, number(-87.0), number(87.0))
+    x = clamp(x, number(-87.0), number(87.0))
     magic = number(12582912.0)
     shifted = fma(x, number(1.0 / math.log(2.0)), magic)
     power = shifted - magic

@@ -1,3 +1,6 @@
+"""The oracle, held to a sampler written out in numpy, and what all samplers share."""
+
+import functools
 import math
 
 import numpy as np
@@ -7,9 +10,11 @@ from torch import nn
 
 from raypixel.models.pixelcnn import PixelCNN
 from raypixel.nn.likelihoods import Categorical
-from raypixel.sampling import image_noise, image_seeds, sample
+from raypixel.sampling import image_noise, image_seeds
+from raypixel.sampling import sample as sample_with
 from tests.contract import random_model
 
+sample = functools.partial(sample_with, sampler="oracle")
 CASES = pytest.mark.parametrize(
     ("image_shape", "num_levels"), [((1, 3, 4), 2), ((3, 2, 3), 5), ((1, 2, 2), 256)]
 )

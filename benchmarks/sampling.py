@@ -1,0 +1,160 @@
+"""Sampling: the cached sampler against the oracle, in one run, for each model and batch size.
+
+    python benchmarks/sampling.py                    the table
+    python benchmarks/sampling.py --figure out.png   also time against the number of pixels, 8x8 to 64x64
+
+The oracle's time is that of one full forward pass of the same batch (median of several), times the number of sub-pixels: it
+does exactly that, and running it to the end would take hours. `--whole` runs it to the end once, for one image of the
+smallest case, and prints how far the product is off. The floor of a sample is the multiplications of the plan over the
+machine's measured matrix-multiply rate.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import matmul_rate, median, timed
+from raypixel.models import build_model, validate_model_config
+from raypixel.models.registry import sampling_stages
+from raypixel.sampling import image_seeds, sample
+from raypixel.sampling.cached import sample_batch
+from raypixel.sampling.slots import Backend
+
+MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+PIXELCNN = {"kind": "pixelcnn", "hidden_size": 32, "num_layers": 15}
+LSTM = {"kind": "diagonal_bilstm", "hidden_size": 16, "num_layers": 4}
+CASES: dict[str, tuple[dict[str, Any], tuple[int, int, int], int, tuple[int, ...]]] = {
+    "pixelcnn h=32 x15": (PIXELCNN, MNIST, 2, (1, 16, 64)),
+    "gated_pixelcnn p=32 x15": ({**PIXELCNN, "kind": "gated_pixelcnn"}, MNIST, 2, (1, 16, 64)),
+    "row_lstm h=16 x4": ({**LSTM, "kind": "row_lstm"}, MNIST, 2, (1, 64)),
+    "diagonal_bilstm h=16 x4": (LSTM, MNIST, 2, (1, 64)),
+    "multiscale h=16 x4": ({"kind": "multiscale", "base": LSTM, "conditional": LSTM}, MNIST, 2, (1, 64)),
+    "pixelcnn h=128 x15, RGB": (
+        {**PIXELCNN, "hidden_size": 128, "output_size": 1024}, CIFAR, 256, (1, 16),
+    ),
+}  # fmt: skip
+BACKENDS: tuple[Backend, ...] = ("fused", "torch")
+
+
+def make(options: dict[str, Any], image_shape: tuple[int, int, int], num_levels: int) -> nn.Module:
+    """Build an untrained model in evaluation mode."""
+    torch.manual_seed(0)
+    config = validate_model_config(options)
+    return build_model(config, image_shape=image_shape, num_levels=num_levels).eval()
+
+
+@torch.no_grad()
+def oracle_seconds(model: nn.Module, image_shape: tuple[int, int, int], count: int) -> float:
+    """Return one forward pass's time for each sub-pixel."""
+    x = torch.zeros(count, *image_shape, dtype=torch.uint8)
+    model(x)
+    return median([timed(lambda: model(x)) for _ in range(3)]) * x[0].numel()
+
+
+def cached_seconds(model: nn.Module, count: int, backend: Backend | None, *, rounds: int) -> float:
+    """Return the time of a batch; compilation and the plan are made before."""
+    sample_batch(model, image_seeds(0, 1), backend=backend)
+    seeds = image_seeds(0, count)
+    return median(
+        [timed(lambda: sample_batch(model, seeds, backend=backend)) for _ in range(rounds)]
+    )
+
+
+def floor_seconds(model: nn.Module, rate: float) -> float:
+    """Return the time that an image's multiplications take at the machine's matrix-multiply rate."""
+    products = sum(
+        stage.plan.num_products() * stage.height * stage.plan.width
+        for stage in sampling_stages(model)
+    )
+    return 2 * products / rate
+
+
+def table(rounds: int) -> None:
+    """Print seconds and ratios."""
+    rate = matmul_rate(torch.float32)
+    print(f"{torch.get_num_threads()} threads, matrix products {rate / 1e9:.0f} GFLOP/s")
+    print(
+        f"{'model':26} {'n':>3} {'oracle':>9} {'fused':>8} {'torch':>8} {'ratio':>6} {'of floor':>8}"
+    )
+    for name, (options, image_shape, num_levels, counts) in CASES.items():
+        model = make(options, image_shape, num_levels)
+        for count in counts:
+            oracle = oracle_seconds(model, image_shape, count)
+            fused, plain = (
+                cached_seconds(model, count, backend, rounds=rounds) for backend in BACKENDS
+            )
+            floor = floor_seconds(model, rate) * count
+            print(
+                f"{name:26} {count:3} {oracle:8.1f}s {fused:7.3f}s {plain:7.3f}s "
+                f"{oracle / fused:6.0f} {fused / floor:7.1f}x",
+                flush=True,
+            )
+
+
+def whole() -> None:
+    """Run the oracle to the end once and compare it with the product."""
+    model = make({**PIXELCNN, "num_layers": 4}, (1, 16, 16), 2)
+    expected = oracle_seconds(model, (1, 16, 16), 1)
+    started = time.perf_counter()
+    x = sample(model, image_seeds(0, 1), sampler="oracle")
+    found = time.perf_counter() - started
+    same = torch.equal(x, sample(model, image_seeds(0, 1)))
+    print(
+        f"oracle to the end {found:.2f} s, forward pass x sub-pixels {expected:.2f} s, same image: {same}"
+    )
+
+
+def figure(path: Path) -> None:
+    """Draw the time of one image against its number of pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sides = (8, 16, 32, 64)
+    picture = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(picture)
+    axis = picture.subplots()
+    for color, (name, (options, _, _, _)) in enumerate(list(CASES.items())[:5]):
+        cached, oracle = [], []
+        for side in sides:
+            model = make(options, (1, side, side), 2)
+            cached.append(cached_seconds(model, 1, None, rounds=3))
+            oracle.append(oracle_seconds(model, (1, side, side), 1))
+            pixels = side * side
+            print(
+                f"{name:26} {side:2}x{side:<2} cached {cached[-1]:7.3f} s "
+                f"({1e6 * cached[-1] / pixels:5.1f} us a pixel), oracle {oracle[-1]:8.1f} s",
+                flush=True,
+            )
+        pixels_of = [side * side for side in sides]
+        axis.loglog(pixels_of, cached, f"C{color}o-", label=f"{name}, cached")
+        axis.loglog(pixels_of, oracle, f"C{color}s--", label=f"{name}, oracle")
+    axis.set(xlabel="pixels", ylabel="seconds for one image", xticks=[s * s for s in sides])
+    axis.set_xticklabels([f"{side}x{side}" for side in sides])
+    axis.minorticks_off()
+    axis.legend(fontsize=7)
+    picture.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--whole", action="store_true")
+    arguments = parser.parse_args()
+    table(arguments.rounds)
+    if arguments.whole:
+        whole()
+    if arguments.figure:
+        figure(arguments.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""`raypixel sample`, `complete` and `score`: images from a model, and what it thinks of images."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raypixel.cli.progress import bar, counter, say
+from raypixel.cli.use import CHECKPOINT_ARGUMENT, DEVICE_OPTION
+
+if TYPE_CHECKING:
+    from raypixel.jobs.images import Images
+    from raypixel.jobs.model import Model
+
+SEED_OPTION = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+TEMPERATURE_OPTION = click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Divides the logits: less than 1 sharpens the distribution.",
+)
+CLASS_OPTION = click.option(
+    "--class", "class_label", type=int, help="Class, for a class-conditional model."
+)
+BATCH_OPTION = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Images in memory at a time; does not change them.",
+)
+SAMPLER_OPTION = click.option(
+    "--sampler",
+    type=click.Choice(["cached", "oracle"]),
+    default="cached",
+    show_default=True,
+    help="oracle runs the whole network for each sub-pixel: hundreds of times slower, the same images.",
+)
+IMAGES_ARGUMENT = click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+SPLIT_OPTION = click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), help="Take images from the data set."
+)
+INDEX_OPTION = click.option("--index", help="Which images of the split, such as 3 or 0:8.")
+ROOT_OPTION = click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of prepared data sets; default the one used in training.",
+)
+
+
+@click.command()
+@CHECKPOINT_ARGUMENT
+@click.option("-n", "num_images", type=click.IntRange(min=1), default=64, show_default=True)
+@SEED_OPTION
+@TEMPERATURE_OPTION
+@CLASS_OPTION
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("samples.png"),
+    show_default=True,
+    help="A picture of all, a folder/ for one PNG each, or an .npz file of levels.",
+)
+@click.option(
+    "--gif",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also show the images being written.",
+)
+@BATCH_OPTION
+@SAMPLER_OPTION
+@DEVICE_OPTION
+def sample(
+    checkpoint: Path,
+    num_images: int,
+    seed: int,
+    temperature: float,
+    class_label: int | None,
+    out: Path,
+    gif: Path | None,
+    batch_size: int,
+    sampler: Any,
+    device: str,
+) -> None:
+    """Draw images from a model.
+
+    Image k depends on the seed and k alone: the same whatever -n and --batch-size are, but for float32 rounding, which can
+    turn a near-tie. CHECKPOINT is a checkpoint's or a run's folder.
+
+    \b
+      raypixel sample runs/digits_pixelcnn -n 16 --gif writing.gif
+      raypixel sample runs/digits_pixelcnn -n 1000 --out samples.npz
+    """
+    import torch
+
+    from raypixel.figures import image_grid, save_animation
+    from raypixel.jobs.files import check_gif, check_out, save_images
+    from raypixel.jobs.model import load
+
+    check_out(out)
+    check_gif(gif)
+    model = load(checkpoint, device=device)
+    written = torch.zeros(num_images, *model.image_shape, dtype=torch.uint8)
+    frames = []
+
+    def watch(start: int, levels: torch.Tensor) -> None:
+        written[start : start + len(levels)] = levels
+        frames.append(image_grid(written, num_levels=model.num_levels))
+
+    total = math.prod(model.image_shape) * math.ceil(num_images / batch_size)
+    with bar("sampling", unit="sub-pixels") as progress:
+        x = model.sample(
+            num_images,
+            seed=seed,
+            temperature=temperature,
+            class_label=class_label,
+            batch_size=batch_size,
+            sampler=sampler,
+            progress=counter(progress, total),
+            watch=watch if gif else None,
+        )
+    save_images(x, out, num_levels=model.num_levels)
+    say(f"{num_images} samples of {model.checkpoint.path}, seed {seed}")
+    click.echo(str(out))
+    if gif:
+        save_animation(frames, gif)
+        click.echo(str(gif))
+
+
+@click.command()
+@CHECKPOINT_ARGUMENT
+@IMAGES_ARGUMENT
+@SPLIT_OPTION
+@INDEX_OPTION
+@click.option(
+    "--observed",
+    default="top-half",
+    show_default=True,
+    help="top-half, rows:N, columns:N, or a PNG of the images' size whose bright pixels are observed.",
+)
+@click.option("-n", "num_completions", type=click.IntRange(min=1), default=4, show_default=True)
+@SEED_OPTION
+@TEMPERATURE_OPTION
+@CLASS_OPTION
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("completions.png"),
+    show_default=True,
+    help="A picture: original, occluded, completions in each row; or an .npz file of levels.",
+)
+@BATCH_OPTION
+@SAMPLER_OPTION
+@ROOT_OPTION
+@DEVICE_OPTION
+def complete(
+    checkpoint: Path,
+    images: tuple[Path, ...],
+    split: str | None,
+    index: str | None,
+    observed: str,
+    num_completions: int,
+    seed: int,
+    temperature: float,
+    class_label: int | None,
+    out: Path,
+    batch_size: int,
+    sampler: Any,
+    root: Path | None,
+    device: str,
+) -> None:
+    """Draw what an occluded part of images may be.
+
+    Observed pixels are kept exactly. Any pixels may be observed, but an unobserved pixel is drawn given only those BEFORE it in
+    raster order (rows from the top, each from the left): what is observed below or to the right of it does not count.
+
+    \b
+      raypixel complete runs/digits_pixelcnn --split test --index 0:8
+      raypixel complete runs/digits_pixelcnn digit.png --observed rows:3 -n 8
+    """
+    from raypixel.figures import image_grid, save_image
+    from raypixel.jobs.files import check_out, save_arrays
+    from raypixel.jobs.images import parse_observed
+    from raypixel.jobs.model import load
+
+    check_out(out, folders=False)
+    model = load(checkpoint, device=device)
+    asked = _images(model, images, split, index, root)
+    known = parse_observed(observed, model.image_shape)
+    total = math.prod(model.image_shape) * math.ceil(len(asked.x) * num_completions / batch_size)
+    with bar("completing", unit="sub-pixels") as progress:
+        completed = model.complete(
+            asked.x,
+            known,
+            n=num_completions,
+            seed=seed,
+            temperature=temperature,
+            class_label=class_label,
+            class_labels=asked.class_labels,
+            batch_size=batch_size,
+            sampler=sampler,
+            progress=counter(progress, total),
+        )  # (N, n, C, H, W)
+    if out.suffix == ".npz":
+        save_arrays(out, images=asked.x, observed=known, completions=completed)
+    else:
+        import torch
+
+        rows = torch.cat([asked.x[:, None], asked.x[:, None], completed], dim=1)
+        unknown = torch.zeros(*rows.shape[:2], *rows.shape[3:], dtype=torch.bool)
+        unknown[:, 1] = ~known.all(dim=0)
+        picture = image_grid(
+            rows.flatten(0, 1),
+            num_levels=model.num_levels,
+            num_columns=rows.shape[1],
+            unknown=unknown.flatten(0, 1),
+        )
+        save_image(picture, out)
+        say("in each row: original, occluded, completions")
+    click.echo(str(out))
+
+
+@click.command()
+@CHECKPOINT_ARGUMENT
+@IMAGES_ARGUMENT
+@SPLIT_OPTION
+@INDEX_OPTION
+@CLASS_OPTION
+@click.option(
+    "--per-pixel",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Picture of where each image surprises the model; at most 64 images.",
+)
+@BATCH_OPTION
+@ROOT_OPTION
+@DEVICE_OPTION
+def score(
+    checkpoint: Path,
+    images: tuple[Path, ...],
+    split: str | None,
+    index: str | None,
+    class_label: int | None,
+    per_pixel: Path | None,
+    batch_size: int,
+    root: Path | None,
+    device: str,
+) -> None:
+    """Print the exact likelihood of each image, one JSON object a line.
+
+    Files must have the size of the training images. For a model of two levels they are cut at half; if a data set's own
+    binarization is drawn at random, one draw is scored, the same each time.
+
+    \b
+      raypixel score runs/digits_pixelcnn --split test --index 0:4 --per-pixel surprise.png
+      raypixel score runs/digits_pixelcnn one.png two.png
+    """
+    from raypixel.errors import ConfigError
+    from raypixel.figures import check_picture_path, surprise_picture
+    from raypixel.jobs.model import load
+
+    if per_pixel:
+        check_picture_path(per_pixel)
+    model = load(checkpoint, device=device)
+    asked = _images(model, images, split, index, root)
+    if per_pixel and len(asked.x) > 64:
+        raise ConfigError(f"--per-pixel must have at most 64 images, got {len(asked.x)}")
+    maps = []
+    with bar("scoring", unit="images") as progress:
+        done = counter(progress, len(asked.x))
+        for start in range(0, len(asked.x), batch_size):
+            part = slice(start, start + batch_size)
+            labels = None if asked.class_labels is None else asked.class_labels[part]
+            nats = model.surprise(
+                asked.x[part], class_label=class_label, class_labels=labels, batch_size=batch_size
+            ).double()
+            num_dims = math.prod(model.image_shape)
+            for name, total in zip(asked.names[part], nats.flatten(1).sum(1).tolist(), strict=True):
+                bits = total / math.log(2) / num_dims
+                click.echo(json.dumps({"image": name, "nll_nats": total, "bits_per_dim": bits}))
+            if per_pixel:
+                maps.append(nats.sum(1))
+            done(len(nats))
+    if per_pixel:
+        import torch
+
+        surprise_picture(asked.x, torch.cat(maps), num_levels=model.num_levels, path=per_pixel)
+        say(str(per_pixel))
+
+
+def _images(
+    model: "Model",
+    paths: tuple[Path, ...],
+    split: str | None,
+    index: str | None,
+    root: Path | None,
+) -> "Images":
+    """Return the images that a command names.
+
+    Raises:
+        ConfigError: Files and a split are named, or neither.
+    """
+    from raypixel.errors import ConfigError
+    from raypixel.jobs.images import read_images, select_images
+
+    if bool(paths) == (split is not None):
+        got = "both" if paths else "neither"
+        raise ConfigError(f"images must be given as files or by --split, got {got}")
+    if paths:
+        if index is not None:
+            raise ConfigError("--index must be given with --split, got files")
+        return read_images(model.checkpoint, paths)
+    assert split is not None
+    return select_images(model.checkpoint, split, index, root=root)

@@ -1,0 +1,146 @@
+"""Images that a model is asked about: files, or images of a prepared split, and which of their pixels are observed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypixel.checkpoint import Checkpoint
+from raypixel.data import to_levels
+from raypixel.data.sources.pictures import decode, look
+from raypixel.data.sources.raw import read_bytes
+from raypixel.errors import ConfigError, DataError
+from raypixel.jobs.evaluate import open_split
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images at a model's levels.
+
+    Attributes:
+        names: What to call each.
+        x: Levels, (N, C, H, W), uint8.
+        class_labels: (N,) int64 where they are known.
+    """
+
+    names: list[str]
+    x: Tensor
+    class_labels: Tensor | None
+
+
+def read_images(checkpoint: Checkpoint, paths: Sequence[Path]) -> Images:
+    """Read image files of the model's size, at its levels.
+
+    Two levels are black below 128. More are spread over 0 to 255, or cut from them if the training cut its levels so.
+
+    Raises:
+        DataError: A file is no image, or its size or colors are not the model's.
+    """
+    channels, height, width = checkpoint.info.image_shape
+    images = []
+    for path in paths:
+        content, where = read_bytes(path), str(path)
+        seen = look(content, where=where)
+        if (seen.height, seen.width) != (height, width):
+            raise DataError(
+                f"{path}: must be {height}x{width} as in training, got {seen.height}x{seen.width}"
+            )
+        pixels = decode(content, where=where, channels=3, size=None)
+        if channels == 1 and not (pixels == pixels[:1]).all():
+            raise DataError(f"{path}: must be gray as in training, got colors")
+        images.append(pixels[:channels])
+    stacked = torch.from_numpy(np.stack(images)).long()
+    return Images([str(path) for path in paths], _to_model_levels(stacked, checkpoint), None)
+
+
+def _to_model_levels(x: Tensor, checkpoint: Checkpoint) -> Tensor:
+    num_levels = checkpoint.info.num_levels
+    data: dict[str, Any] = checkpoint.info.experiment["data"]
+    if num_levels == 2:
+        x = (x >= 128).long()
+    elif data.get("num_levels") is not None:
+        x = x * num_levels // 256
+    else:
+        x = (2 * x * (num_levels - 1) + 255) // (2 * 255)  # to the nearest
+    return x.to(torch.uint8)
+
+
+def select_images(
+    checkpoint: Checkpoint, split_name: str, index: str | None, *, root: Path | None
+) -> Images:
+    """Take images from a prepared split, at the levels of training.
+
+    Args:
+        checkpoint: Whose data set.
+        split_name: "train", "val" or "test".
+        index: "8", "0:8", or None for all.
+        root: Folder of prepared data sets; None for the one used in training.
+
+    Raises:
+        ConfigError: The index is not of this form, or not in the split.
+        DataError: The data set is not prepared.
+    """
+    split, data, manifest = open_split(checkpoint, split_name, root=root)
+    chosen = _positions(index, len(split), split_name)
+    x = split.images
+    if data.binarization == "stochastic":  # all else was applied to the whole split
+        x = to_levels(x, data, manifest, generator=torch.Generator().manual_seed(0))
+    x = x[chosen]
+    labels = None if split.class_labels is None else split.class_labels[chosen]
+    return Images([f"{split_name}[{k}]" for k in chosen], x, labels)
+
+
+def _positions(index: str | None, count: int, split_name: str) -> list[int]:
+    if index is None:
+        return list(range(count))
+    start, colon, stop = index.partition(":")
+    try:
+        first = int(start or 0)
+        last = (int(stop) if stop else count) if colon else first + 1
+    except ValueError:
+        raise ConfigError(f"--index must look like 3 or 0:8, got {index!r}") from None
+    if not 0 <= first < last <= count:
+        rule = f"must lie in 0:{count}, the images of the {split_name} split"
+        raise ConfigError(f"--index {rule}, got {index!r}")
+    return list(range(first, last))
+
+
+def parse_observed(text: str, image_shape: tuple[int, int, int]) -> Tensor:
+    """Return which sub-pixels are observed, (C, H, W), bool.
+
+    Args:
+        text: "top-half", "rows:N" (the first N rows), "columns:N", or the path of a picture whose bright pixels are observed.
+        image_shape: (C, H, W).
+
+    Raises:
+        ConfigError: The text is none of these, or N does not fit.
+        DataError: The picture is not readable, or of another size.
+    """
+    channels, height, width = image_shape
+    observed = torch.zeros(channels, height, width, dtype=torch.bool)
+    kind, colon, number = text.partition(":")
+    if text == "top-half":
+        observed[:, : height // 2] = True
+    elif colon and kind in ("rows", "columns"):
+        longest = height if kind == "rows" else width
+        if not number.isdecimal() or int(number) > longest:
+            raise ConfigError(f"--observed {kind}:N must have N in 0 to {longest}, got {text!r}")
+        if kind == "rows":
+            observed[:, : int(number)] = True
+        else:
+            observed[:, :, : int(number)] = True
+    elif Path(text).suffix:
+        content = read_bytes(Path(text))
+        mask = decode(content, where=text, channels=1, size=None)[0]
+        if mask.shape != (height, width):
+            got = f"{mask.shape[0]}x{mask.shape[1]}"
+            raise DataError(f"{text}: must be {height}x{width} as the images, got {got}")
+        observed[:] = torch.from_numpy(mask >= 128)
+    else:
+        rule = "must be top-half, rows:N, columns:N or a picture"
+        raise ConfigError(f"--observed {rule}, got {text!r}")
+    return observed

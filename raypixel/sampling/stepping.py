@@ -1,0 +1,158 @@
+"""Run a plan in PyTorch: a batch of images at once, on any device and in any floating type.
+
+Images may stand at different positions: then rows and columns are index tensors. All at one position is the fast path:
+plain slices, one matrix product for each operation, nothing read back from the device.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raypixel.nn.plan import Cell, Gate, Linear, Norm, Op, Plan, Plane, Tap
+from raypixel.sampling.memory import Memory
+
+
+@dataclass(frozen=True)
+class Where:
+    """Positions of some images: one for all, one for each, or a whole row.
+
+    Attributes:
+        slots: Which images; a slice, or (M,) int64.
+        row: A number for all, or (M,) int64.
+        column: A number for all, (M,) int64, or None for all columns of the row.
+    """
+
+    slots: slice | Tensor
+    row: int | Tensor
+    column: int | Tensor | None = None
+
+
+class Stepper:
+    """A plan with its memory for a number of images."""
+
+    def __init__(
+        self, plan: Plan, num_slots: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.plan = plan
+        self.memory = Memory(plan, num_slots, dtype=dtype, device=device)
+        self._programs = [plan.program(group) for group in range(plan.num_groups)]
+        self._cells: dict[Plane, Tensor] = {}
+
+    def begin_row(self, where: Where, *, is_first: bool) -> None:
+        """Compute what a row needs of the finished rows.
+
+        Args:
+            where: Rows that begin, all columns.
+            is_first: They are the first rows of their images.
+        """
+        for row_pass in self.plan.passes:
+            if row_pass.skips_first and is_first:
+                continue
+            if row_pass.order == "parallel":
+                self._run(row_pass.ops, where)
+                continue
+            for column in reversed(range(self.plan.width)):
+                self._run(row_pass.ops, replace(where, column=column))
+
+    def params(self, where: Where, group: int) -> Tensor:
+        """Run the sub-step of a colour group; return the parameters so far, (M, C * P)."""
+        self._run(self._programs[group], where)
+        return self._read(self.plan.params.at(), where)
+
+    def fill_row(self, where: Where) -> None:
+        """Run all sub-steps of rows whose levels are known, all columns at once where nothing scans."""
+        steps = [step for step in self.plan.steps if not step.is_output]
+        for scans, part in groupby(steps, key=lambda step: step.scans):
+            ops = [step.op for step in part]
+            if not scans:
+                self._run(ops, where)
+                continue
+            for column in range(self.plan.width):
+                self._run(ops, replace(where, column=column))
+        self._cells.clear()
+
+    def write(self, plane: Plane, where: Where, value: Tensor, channel: int | None = None) -> None:
+        """Write a plane's channels, or one of them, at positions."""
+        stop = plane.size if channel is None else channel + 1
+        self._write(plane.at(0, 0, channel or 0, stop), where, value)
+
+    def _run(self, ops: "tuple[Op, ...] | list[Op]", where: Where) -> None:
+        for op in ops:
+            if isinstance(op, Linear):
+                self._write(op.target, where, self._linear(op, where))
+            elif isinstance(op, Cell):
+                output, forget, admit, content = self._read(op.gates, where).chunk(4, dim=-1)
+                cell = forget.sigmoid() * self._read(op.previous, where)
+                cell = cell + admit.sigmoid() * content.tanh()
+                self._write(op.cell, where, cell)
+                self._write(op.hidden, where, output.sigmoid() * cell.tanh())
+            elif isinstance(op, Gate):
+                content, opening = self._read(op.source, where).chunk(2, dim=-1)
+                self._write(op.target, where, content.tanh() * opening.sigmoid())
+            else:
+                self._write(op.target, where, self._norm(op, where))
+
+    def _norm(self, op: Norm, where: Where) -> Tensor:
+        x = self._read(op.source, where)
+        return F.layer_norm(x, x.shape[-1:], op.weight, op.bias, op.eps)
+
+    def _linear(self, op: Linear, where: Where) -> Tensor:
+        added = [self._read(tap, where) for tap in op.plus]
+        if op.bias is not None:
+            added.append(op.bias)
+        if op.taps:
+            parts = [self._read(tap, where) for tap in op.taps]
+            x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            if op.relu:
+                x = x.relu()
+            is_flat = bool(added) and x.dim() == 2
+            result = torch.addmm(added.pop(), x, op.weight) if is_flat else x @ op.weight
+        else:
+            result = added.pop()
+        for other in added:
+            result = result + other
+        return result
+
+    def _read(self, tap: Tap, where: Where) -> Tensor:
+        """Return channels at positions, (M, channels), or (M, columns, channels) of whole rows."""
+        plane = tap.plane
+        if plane.kind == "cell":
+            value = self._cells[plane][..., tap.start : tap.stop]
+            if value.dim() == 3 and where.column is not None:
+                value = value[:, where.column]
+            return value
+        if plane.kind == "image":
+            value = self.memory.of(plane)[where.slots, 0, 0, tap.start : tap.stop]
+            if where.column is None:
+                value = value[:, None].expand(-1, self.plan.width, -1)
+            return value
+        return self.memory.of(plane)[self._at(tap, where)]
+
+    def _write(self, tap: Tap, where: Where, value: Tensor) -> None:
+        plane = tap.plane
+        if plane.kind != "cell":
+            self.memory.of(plane)[self._at(tap, where)] = value
+        elif value.shape[-1] == plane.size:
+            self._cells[plane] = value
+        else:
+            if tap.start == 0:  # the first colour group, so a new position
+                self._cells[plane] = value.new_zeros(*value.shape[:-1], plane.size)
+            self._cells[plane][..., tap.start : tap.stop] = value
+
+    def _at(
+        self, tap: Tap, where: Where
+    ) -> tuple[slice | Tensor, int | Tensor, int | slice | Tensor, slice]:
+        plane = tap.plane
+        if plane.kind == "image":
+            return where.slots, 0, 0, slice(tap.start, tap.stop)
+        row = (where.row - tap.row) % plane.rows
+        column: int | slice | Tensor
+        if where.column is None:
+            first = plane.left + tap.column
+            column = slice(first, first + self.plan.width)
+        else:
+            column = where.column + (plane.left + tap.column)
+        return where.slots, row, column, slice(tap.start, tap.stop)

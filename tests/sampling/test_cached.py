@@ -1,0 +1,179 @@
+"""The cached sampler against the full pass and the oracle, for every registered model and option."""
+
+import copy
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from raypixel.models import build_model, validate_model_config
+from raypixel.models.registry import sampling_stages
+from raypixel.sampling import Image, Slots, image_seeds, sample
+from raypixel.sampling.cached import sample_batch, teacher_forced
+from raypixel.sampling.memory import Memory
+from tests.contract import VARIANTS, labels_for, random_model
+
+every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+both_backends = pytest.mark.parametrize("backend", ["torch", "fused"])
+NUM_LEVELS = 4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tiny tensors are not worth sharing, least of all on a busy machine."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def images_of(model, count: int, *, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, *model.image_shape)
+    return torch.randint(0, NUM_LEVELS, shape, generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("image_shape", [(1, 4, 5), (1, 3, 7), (3, 4, 3), (3, 2, 5)])
+@both_backends
+@every_variant
+def test_parameters_equal_the_full_pass(config, backend, image_shape):
+    model = random_model(config, image_shape=image_shape, num_levels=NUM_LEVELS)
+    x, labels = images_of(model, 3), labels_for(model, 3)
+    with torch.no_grad():
+        expected = model(x, labels)
+    found = teacher_forced(model, x, labels, backend=backend)
+    assert (found - expected).abs().max() < 1e-9
+
+
+@both_backends
+@every_variant
+def test_parameters_in_float32_equal_the_full_pass_to_rounding(config, backend):
+    model = random_model(config, image_shape=(3, 4, 5), num_levels=NUM_LEVELS)
+    x, labels = images_of(model, 2), labels_for(model, 2)
+    with torch.no_grad():
+        expected = model(x, labels)
+    found = teacher_forced(copy.deepcopy(model).float(), x, labels, backend=backend)
+    assert (found - expected).abs().max() < 2e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("image_shape", "num_levels"), [((1, 4, 5), 2), ((3, 4, 3), NUM_LEVELS)])
+@both_backends
+@every_variant
+def test_samples_and_completions_equal_the_oracle(config, backend, image_shape, num_levels):
+    model = random_model(config, image_shape=image_shape, num_levels=num_levels)
+    seeds, labels = image_seeds(0, 3), labels_for(model, 3)
+    generator = torch.Generator().manual_seed(3)
+    x = images_of(model, 3) % num_levels
+    observed = torch.rand(x.shape, generator=generator) < 0.3
+    observed[0, :, :2] = True  # rows from the top, and then some
+    observed[1:, :, :1] = True
+    for given in ({}, {"x": x, "observed": observed}):
+        expected = sample(
+            model, seeds, class_labels=labels, temperature=0.8, sampler="oracle", **given
+        )
+        found = sample_batch(
+            model, seeds, class_labels=labels, temperature=0.8, backend=backend, **given
+        )
+        assert torch.equal(found, expected)
+    assert torch.equal(found[observed], x[observed])
+
+
+@both_backends
+@every_variant
+def test_an_image_does_not_depend_on_its_batch_or_on_when_it_joined(config, backend):
+    """Five images through two slots: each joins as soon as another is done, steps are of uneven length."""
+    model = random_model(config, image_shape=(1, 4, 5), num_levels=NUM_LEVELS)
+    seeds, labels = image_seeds(2, 5), labels_for(model, 5)
+    x = images_of(model, 5)
+    observed = torch.zeros_like(x, dtype=torch.bool)
+    observed[3, :, :2] = True
+    expected = sample(
+        model, seeds, class_labels=labels, x=x, observed=observed, sampler="oracle", batch_size=1
+    )
+    slots = Slots(model, 2, backend=backend)
+    waiting, places, found = list(range(5)), {}, {}
+    for step in range(200):
+        for slot in slots.finished():
+            found[places.pop(slot)] = slots.x[slot].clone()
+            slots.release(slot)
+        for slot in {0, 1} - set(places):
+            if waiting and step >= 3 * slot:
+                k = places[slot] = waiting.pop(0)
+                label = None if labels is None else int(labels[k])
+                slots.admit([slot], [Image(seeds[k], label, 1.0, x[k], observed[k])])
+        slots.advance(1 + step % 3)
+    assert torch.equal(torch.stack([found[k] for k in range(5)]), expected)
+
+
+@every_variant
+def test_memory_grows_with_the_width_not_the_area(config):
+    def numbers(height: int, width: int) -> list[int]:
+        model = random_model(config, image_shape=(1, height, width), num_levels=2)
+        stages = sampling_stages(model)
+        memories = [
+            Memory(each.plan, 1, dtype=torch.float32, device=torch.device("cpu")) for each in stages
+        ]
+        return [memory.flat.shape[1] for memory in memories]
+
+    assert numbers(8, 8) == numbers(32, 8)
+    assert all(b < 2.5 * a for a, b in zip(numbers(8, 8), numbers(8, 16), strict=True))
+
+
+class NoReading(TorchDispatchMode):
+    """Fail when a number is read back from the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        ), f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@every_variant
+def test_a_step_of_a_batch_at_one_position_reads_nothing_back(config):
+    model = random_model(config, image_shape=(3, 4, 5), num_levels=NUM_LEVELS)
+    labels = labels_for(model, 2)
+    slots = Slots(model, 2, backend="torch")
+    slots.admit([0, 1], [Image(k, None if labels is None else int(labels[k])) for k in range(2)])
+    with NoReading():
+        slots.advance(7)
+
+
+def test_changed_weights_are_noticed():
+    config = validate_model_config({"kind": "pixelcnn", "hidden_size": 6, "num_layers": 1})
+    model = random_model(config, image_shape=(1, 4, 4), num_levels=2)
+    x = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    before = teacher_forced(model, x)
+    with torch.no_grad():
+        model.first.bias.add_(1.0)
+        expected = model(x)
+    after = teacher_forced(model, x)
+    assert (after - expected).abs().max() < 1e-9
+    assert (after - before).abs().max() > 1e-3
+
+
+def test_a_class_label_must_fit_the_model():
+    plain = build_model(
+        validate_model_config({"kind": "pixelcnn"}), image_shape=(1, 4, 4), num_levels=2
+    )
+    with pytest.raises(ValueError, match="class_label must be None"):
+        Slots(plain, 1).admit([0], [Image(0, class_label=1)])
+    config = validate_model_config({"kind": "gated_pixelcnn", "use_class_conditioning": True})
+    conditional = build_model(config, image_shape=(1, 4, 4), num_levels=2, num_classes=3)
+    with pytest.raises(ValueError, match="class_label must be one of 3, got None"):
+        Slots(conditional, 1).admit([0], [Image(0)])
+
+
+def test_observed_rows_are_consumed_a_row_at_a_time():
+    config = validate_model_config({"kind": "pixelcnn", "hidden_size": 6, "num_layers": 1})
+    model = random_model(config, image_shape=(1, 6, 4), num_levels=2)
+    observed = torch.zeros(1, 6, 4, dtype=torch.bool)
+    observed[:, :4] = True
+    observed[:, 5] = True  # below an unobserved row: not consumed yet
+    slots = Slots(model, 1)
+    slots.admit([0], [Image(0, None, 1.0, torch.ones(1, 6, 4, dtype=torch.uint8), observed)])
+    slots.prefill([0])
+    assert slots.row[0] == 4
+    slots.advance(4)
+    assert slots.row[0] == 5

@@ -8,6 +8,7 @@ that the sums stay in the first-level cache. Threads take images in turn.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -124,11 +125,10 @@ class Program:
         if num_threads == 1:
             run(slots)
             return
-        with ThreadPoolExecutor(num_threads - 1) as pool:
-            others = [pool.submit(run, part) for part in parts[1:]]
-            run(parts[0])
-            for other in others:
-                other.result()
+        others = [_pool(num_threads - 1).submit(run, part) for part in parts[1:]]
+        run(parts[0])
+        for other in others:
+            other.result()
 
     def _add(self, op: Op) -> None:
         first = len(self._taps)
@@ -167,6 +167,12 @@ class Program:
             offset, plane.rows, columns, plane.left, plane.size, tap.row, tap.column, tap.start, tap.stop,
             plane.size if columns else 0,
         ]  # fmt: skip
+
+
+@cache
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    """Return threads that are kept: a server asks for one pixel at a time."""
+    return ThreadPoolExecutor(num_threads, thread_name_prefix="raypixel-sampling")
 
 
 def _padded(weight: Tensor) -> Tensor:

@@ -7,14 +7,26 @@ Numba chooses by the arrays' type when it compiles. The vectors are those of the
 # ruff: noqa: ARG001
 
 import math
+from pathlib import Path
+from typing import Any
 
-from numba import types
+from numba import njit, types
 from numba.extending import overload
 
 from raypixel.nn.kernels import simd
 from raypixel.nn.kernels.simd import LANES, as_floats, broadcast, clamp, fma, load, number, store
 
-__all__ = ["LANES", "accumulate", "accumulate_all", "gather", "sigmoids", "tanhs"]
+__all__ = ["LANES", "accumulate", "accumulate_all", "compiled", "gather", "sigmoids", "tanhs"]
+
+simd.drop_stale_code(Path(__file__).parent)
+
+
+def compiled(function: Any) -> Any:
+    """Compile a function on first use, without Python's lock, and keep the code on disk where that can be written."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither this folder nor the user's cache folder can be written
+        return njit(nogil=True)(function)
 
 
 def accumulate(sums, values, places, count, weights, padded):

@@ -8,15 +8,22 @@ two numbers, never cut into rows: a view of an array costs two atomic operations
 import math
 
 import numpy as np
-from numba import njit
 
-from raypixel.sampling.lanes import LANES, accumulate, accumulate_all, gather, sigmoids, tanhs
+from raypixel.sampling.lanes import (
+    LANES,
+    accumulate,
+    accumulate_all,
+    compiled,
+    gather,
+    sigmoids,
+    tanhs,
+)
 
 # outputs from which finding the inputs that are zero costs less than their products
 WIDE = 128
 
 
-@njit(cache=True)
+@compiled
 def _linear(memory, weights, ops, op, starts, taps, column, values, places, sums):
     """Compute one product: gather the inputs, of wide products those that are not zero, then add columns of weights."""
     rectifies, bias, place = ops[op, 1], ops[op, 2], ops[op, 3]
@@ -56,7 +63,7 @@ def _linear(memory, weights, ops, op, starts, taps, column, values, places, sums
         memory[base + o] = sums[o]
 
 
-@njit(cache=True)
+@compiled
 def _norm(memory, weights, scale_at, shift_at, base, to, size):
     """Normalize the numbers at base."""
     mean = 0.0
@@ -72,7 +79,7 @@ def _norm(memory, weights, scale_at, shift_at, base, to, size):
         memory[to + o] = normed * weights[scale_at + o] + weights[shift_at + o]
 
 
-@njit(cache=True)
+@compiled
 def _gate(memory, base, to, size, opened, content):
     """Compute tanh(first half) * sigmoid(second half)."""
     for o in range(size):
@@ -84,7 +91,7 @@ def _gate(memory, base, to, size, opened, content):
         memory[to + o] = content[o] * opened[o]
 
 
-@njit(cache=True)
+@compiled
 def _cell(memory, gates, previous, cell, hidden, size, opened, content):
     """Compute an LSTM cell from gates o, f, i, g."""
     for o in range(3 * size):
@@ -102,7 +109,7 @@ def _cell(memory, gates, previous, cell, hidden, size, opened, content):
         memory[hidden + o] = opened[o] * content[o]
 
 
-@njit(cache=True)
+@compiled
 def _run(memory, weights, ops, op, starts, taps, column, values, places, sums, content):
     """Run one operation at one position."""
     kind = ops[op, 0]
@@ -123,7 +130,7 @@ def _run(memory, weights, ops, op, starts, taps, column, values, places, sums, c
         _cell(memory, gates, previous, base, to, size, sums, content)
 
 
-@njit(cache=True)
+@compiled
 def _place_row(taps, row, starts):
     """Find where each tap's plane begins in a row, at column 0."""
     for t in range(len(taps)):
@@ -134,7 +141,7 @@ def _place_row(taps, row, starts):
         starts[t] = start
 
 
-@njit(cache=True)
+@compiled
 def _begin_row(
     memory, weights, ops, starts, taps, passes, row, width, values, places, sums, content
 ):
@@ -159,7 +166,7 @@ def _begin_row(
                     )  # fmt: skip
 
 
-@njit(cache=True)
+@compiled
 def _draw(memory, base, num_params, noise, temperature):
     """Return the level with the largest logit plus noise; one logit means levels 0 and 1."""
     if num_params == 1:
@@ -172,7 +179,7 @@ def _draw(memory, base, num_params, noise, temperature):
     return level
 
 
-@njit(cache=True)
+@compiled
 def _longest(ops, taps):
     """Return the numbers that the longest input or output of an operation has, in whole vectors."""
     longest = 1
@@ -184,7 +191,7 @@ def _longest(ops, taps):
     return longest + LANES
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def walk(slots, rows, columns, num_pixels, tables, weights, scan, arrays, num_levels, num_params):
     """Advance some slots by some pixels each."""
     ops, taps, passes, programs, levels_tap, params_tap, condition_tap = tables

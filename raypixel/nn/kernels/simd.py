@@ -39,11 +39,11 @@ _BYTES = ir.IntType(8).as_pointer()
 _MASK = ir.VectorType(ir.IntType(1), LANES)
 
 
-def _drop_stale_code() -> None:
-    """Forget kernels compiled before an edit of any file here; Numba looks at their own only."""
-    here = Path(__file__).parent
-    newest = max(source.stat().st_mtime for source in here.glob("*.py"))
-    for index in here.glob("__pycache__/*.nbi"):
+def drop_stale_code(folder: Path) -> None:
+    """Forget a folder's functions compiled before an edit of any file there or here; Numba looks at their own only."""
+    sources = [*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")]
+    newest = max(source.stat().st_mtime for source in sources)
+    for index in folder.glob("__pycache__/*.nbi"):
         if index.stat().st_mtime < newest:
             index.unlink(missing_ok=True)
 
@@ -51,7 +51,7 @@ def _drop_stale_code() -> None:
 @cache
 def compile_kernel(function: Any) -> Any:
     """Return a C function of one pointer to int64, compiled or read from disk."""
-    _drop_stale_code()
+    drop_stale_code(Path(__file__).parent)
     signature = types.void(types.CPointer(types.int64))
     try:
         return cfunc(signature, cache=True)(function)

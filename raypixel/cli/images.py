@@ -175,6 +175,7 @@ def complete(
 
     Observed pixels are kept exactly. Any pixels may be observed, but an unobserved pixel is drawn given only those BEFORE it in
     raster order (rows from the top, each from the left): what is observed below or to the right of it does not count.
+    A multiscale model generates every second pixel of every second row first, so for it "before" means in that order.
 
     \b
       raypixel complete runs/digits_pixelcnn --split test --index 0:8

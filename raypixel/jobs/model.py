@@ -95,7 +95,7 @@ class Model:
         """Draw n completions of each image; observed sub-pixels are kept exactly.
 
         Every other sub-pixel is drawn given what precedes it in raster order, be it observed or drawn. Observed ones that
-        follow it do not count: the model cannot look ahead.
+        follow it do not count: the model cannot look ahead. For `multiscale` the order is that of its `generation_order`.
 
         Args:
             x: Levels, (N, C, H, W) or (C, H, W).

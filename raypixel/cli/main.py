@@ -55,11 +55,11 @@ def main() -> None:
 
 
 def _add_commands() -> None:
-    from raypixel.cli import catalog, figure, images, runs, use
+    from raypixel.cli import catalog, figure, images, runs, sweep, use
 
     for command in (
         runs.train,
-        runs.sweep,
+        sweep.sweep,
         use.evaluate,
         images.sample,
         images.complete,

@@ -1,4 +1,4 @@
-"""`raypixel train` and `raypixel sweep`: long work, watched."""
+"""`raypixel train`: long work, watched; and what it shares with `raypixel sweep`."""
 
 import shlex
 import shutil
@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raypixel.cli.progress import SECONDS_BETWEEN_LINES, bar, minutes, say, table, training_bar
+from raypixel.cli.progress import SECONDS_BETWEEN_LINES, bar, minutes, say, training_bar
 
 if TYPE_CHECKING:
-    from raypixel.jobs.sweep import SweepResult
-    from raypixel.jobs.trials import TrialResult
     from raypixel.jobs.worker import Message
-    from raypixel.sweeps import Trial
 
 SET_OPTION = click.option(
     "--set",
@@ -86,157 +83,36 @@ def train(
             warn=say,
             address=address,
         )
-    _say_where(folder, folder, outcome.samples_problem, outcome.tracking)
+    say_where(folder, folder, outcome.samples_problem, outcome.tracking)
     click.echo(f"val/bits_per_dim {outcome.best.state['best']:.4f}")
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@SET_OPTION
-@RUNS_OPTION
-@ADDRESS_OPTION
-def sweep(file: Path, assignments: tuple[str, ...], runs: Path, address: str | None) -> None:
-    """Run every trial of a sweep FILE with Ray Tune and rank them.
-
-    The trials are ranked by their validation likelihood; the table shows the test likelihood beside two baselines on the
-    same images. --set changes the base experiment of all trials.
-
-    \b
-    Example:
-      raypixel sweep sweeps/quickstart.yaml --set training.num_epochs=5
-    """
-    from raypixel.config import parse_overrides
-    from raypixel.errors import RaypixelError
-    from raypixel.jobs import record
-    from raypixel.jobs.sweep import check_trials, run_sweep
-    from raypixel.jobs.worker import ensure_prepared
-    from raypixel.sweeps import load_sweep
-
-    sweep_config, trials = load_sweep(file, parse_overrides(assignments))
-    folder = _free_folder(runs / sweep_config.name)
-    data = trials[0].config.data
-    with bar(f"preparing {data.name}", unit="images") as progress:
-        manifest = ensure_prepared(data, progress=progress)
-    check_trials(trials, manifest)
-    say(f"{sweep_config.name}: {len(trials)} trials on {data.name}, into {folder}")
-    with (
-        record.open_tracker(say) as tracker,
-        record.start_sweep(tracker, sweep_config, folder) as parent,
-        _TrialLines(len(trials)) as watch,
-    ):
-        result = run_sweep(
-            sweep_config,
-            trials,
-            manifest,
-            folder,
-            watch=watch,
-            tracker=tracker,
-            parent=parent,
-            address=address,
-        )
-        best = result.trials[0]
-        problem = best.error
-        if best.error is None:
-            problem = record.draw_samples(best.best, folder / "samples.png")
-            record.record_files(parent, folder)
-    _print_ranking(result, data.name)
-    if best.error is not None:
-        raise RaypixelError(f"{sweep_config.name}: no trial succeeded")
-    _say_where(folder, best.folder, problem, tracker.describe())
-    if any(trial.error for trial in result.trials):
-        sys.exit(1)
-
-
-class _TrialLines:
-    """Show a sweep: a bar for each running trial in a terminal, a line for each finished one anywhere."""
-
-    def __init__(self, num_trials: int) -> None:
-        self.num_trials = num_trials
-        self.num_finished = 0
-        self.bar = training_bar() if sys.stderr.isatty() else None
-        self.tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> "_TrialLines":
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def start(self, trial: "Trial") -> None:
-        if self.bar and trial.label not in self.tasks:
-            self.tasks[trial.label] = self.bar.add_task(trial.label, total=None, note="")
-
-    def progress(self, trial: "Trial", message: "Message") -> None:
-        if self.bar:
-            self.bar.update(
-                self.tasks[trial.label],
-                completed=message.step,
-                total=message.total_steps,
-                note=f"val {message.metrics['val/bits_per_dim']:.4f} bits/dim",
-            )
-
-    def finish(self, result: "TrialResult") -> None:
-        self.num_finished += 1
-        if self.bar:
-            self.bar.remove_task(self.tasks.pop(result.trial.label))
-        shown = result.error or (
-            f"val {result.metrics['val/bits_per_dim']:.4f}, test "
-            f"{result.metrics['test/bits_per_dim']:.4f} bits/dim, "
-            f"{minutes(result.metrics['seconds'])}"
-        )
-        line = f"[{self.num_finished}/{self.num_trials}] {result.trial.label}: {shown}"
-        if self.bar:
-            self.bar.console.print(line, markup=False, soft_wrap=True)
-        else:
-            say(line)
-
-
-def _print_ranking(result: "SweepResult", data_name: str) -> None:
-    rows = []
-    for rank, trial in enumerate(result.trials, start=1):
-        label, metrics = trial.trial.label, trial.metrics
-        if trial.error is not None:
-            rows.append(["-", label, "failed", trial.error, "", ""])
-            continue
-        rows.append(
-            [
-                str(rank),
-                label,
-                f"{metrics['val/bits_per_dim']:.4f}",
-                f"{metrics['test/bits_per_dim']:.4f}",
-                f"{metrics['num_parameters']:,.0f}",
-                minutes(metrics["seconds"]),
-            ]
-        )
-    rows += [["", f"baseline: {n}", "", f"{v:.4f}", "", ""] for n, v in result.baselines.items()]
-    title = f"{data_name}, bits/dim, test split of {result.num_test_images:,} images"
-    table(["rank", "trial", "val", "test", "parameters", "time"], rows, title=title)
-
-
-def _say_where(folder: Path, run_folder: Path, problem: str | None, tracking: str) -> None:
+def say_where(folder: Path, run_folder: Path, problem: str | None, tracking: str) -> None:
     """Tell where the picture, the checkpoint and the MLflow store are, and what opens each."""
     picture = folder / "samples.png"
     viewer = "open" if sys.platform == "darwin" else "xdg-open"
-    run = _shown(run_folder)
-    say(f"samples     {problem or f'{_shown(picture)}, open it with `{viewer} {_shown(picture)}`'}")
+    run = shown_path(run_folder)
+    say(
+        f"samples     {problem or f'{shown_path(picture)}, open it with `{viewer} {shown_path(picture)}`'}"
+    )
     say(f"checkpoint  {run}/checkpoints/best, use it with")
-    say(f"            `{_program()} evaluate {run}` and `{_program()} sample {run} -n 64`")
+    say(f"            `{program()} evaluate {run}` and `{program()} sample {run} -n 64`")
     say(f"MLflow      {tracking}")
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
+    """Return a path as the user would type it."""
     path, here = path.absolute(), Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def _program() -> str:
+def program() -> str:
     """Return what calls this program: its name where the shell finds it, else its path."""
     program = Path(sys.argv[0])
     found = shutil.which("raypixel")
-    return "raypixel" if found and Path(found).resolve() == program.resolve() else _shown(program)
+    return (
+        "raypixel" if found and Path(found).resolve() == program.resolve() else shown_path(program)
+    )
 
 
 @contextmanager
@@ -291,12 +167,3 @@ def _news(message: "Message") -> str:
         f"train {metrics['train/bits_per_dim']:.4f}, val {metrics['val/bits_per_dim']:.4f} bits/dim "
         f"({metrics['val/nll_nats']:.2f} nats, {metrics['val/num_images']:.0f} images)"
     )
-
-
-def _free_folder(folder: Path) -> Path:
-    """Return the folder, or the first of folder-2, folder-3, ... that is not there yet."""
-    candidate, number = folder, 1
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate

@@ -4,229 +4,220 @@ A trial runs its training inside the Tune actor, and actors are reused: a trial 
 instead of the dozen that a Ray Train job of its own takes to start.
 """
 
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean, stdev
 
-import torch
-
-from raypixel.data import DataConfig, Manifest, Split, num_levels_of
-from raypixel.data.loader import EvalBatches
-from raypixel.errors import ConfigError, RaypixelError
-from raypixel.evaluation import histogram_baseline, uniform_baseline
-from raypixel.experiment import build_experiment_model
+from raypixel.data import Manifest
 from raypixel.jobs import datasets, record, session
-from raypixel.jobs.folder import best_checkpoint, last_checkpoint, open_run
+from raypixel.jobs.folder import claim, open_run
+from raypixel.jobs.ledger import Ledger
+from raypixel.jobs.sweep_folder import known_trials, note_data, now, open_ledger
 from raypixel.jobs.tracking import TrackedRun, Tracker
-from raypixel.jobs.trials import Book, TrialResult, TrialWatch, tune_callback
-from raypixel.jobs.worker import Message, Worker, evaluate_checkpoint, run_worker
-from raypixel.sweeps import SweepConfig, Trial
+from raypixel.jobs.trials import Book, TrialResult, TrialWatch
+from raypixel.jobs.tuning import tune_trials
+from raypixel.sweeps import Sweep, Trial, open_search
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class SweepResult:
-    """All trials, the best first, the failed last, and baselines on the same test images.
+class Spread:
+    """A value over the seeds of a configuration.
 
     Attributes:
-        trials: Ranked by the sweep's metric.
-        baselines: Test bits/dim by name.
-        num_test_images: Images of the test split.
+        mean: Over the seeds.
+        deviation: Sample standard deviation, None for one seed.
     """
 
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The trials of one configuration.
+
+    Attributes:
+        label: What they share.
+        trials: One for each seed.
+        metric: Name of the sweep's metric.
+    """
+
+    label: str
     trials: list[TrialResult]
+    metric: str
+
+    @property
+    def val(self) -> Spread | None:
+        """The sweep's metric, None if every trial failed."""
+        return _spread([trial.value(self.metric) for trial in self.trials])
+
+    @property
+    def test(self) -> Spread | None:
+        """The sweep's metric on the test split, None if every trial failed or was stopped."""
+        name = self.metric.partition("/")[2]
+        return _spread(
+            [trial.entry.test[name] if trial.entry.test else None for trial in self.trials]
+        )
+
+    @property
+    def error(self) -> str | None:
+        """The error of a trial that failed."""
+        return next((trial.error for trial in self.trials if trial.error), None)
+
+    @property
+    def best(self) -> TrialResult:
+        """The trial with the lowest metric."""
+        return min(self.trials, key=lambda trial: _order(trial.value(self.metric)))
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """All configurations, the best first, the failed last, and baselines on the same test images.
+
+    Attributes:
+        configurations: Ranked by the mean of the sweep's metric over their seeds.
+        baselines: Test bits/dim by name.
+        num_test_images: Images of the test split.
+        is_complete: Whether every trial ended.
+    """
+
+    configurations: list[Configuration]
     baselines: Mapping[str, float]
     num_test_images: int
+    is_complete: bool
+
+    @property
+    def trials(self) -> list[TrialResult]:
+        """All trials, those of the best configuration first."""
+        return [trial for configuration in self.configurations for trial in configuration.trials]
 
 
 def run_sweep(
-    sweep: SweepConfig,
-    trials: list[Trial],
+    sweep: Sweep,
     manifest: Manifest,
     folder: Path,
     *,
     watch: TrialWatch,
     tracker: Tracker,
-    parent: TrackedRun,
+    warn: Callable[[str], None],
+    command: str = "",
     address: str | None = None,
+    is_resumed: bool = False,
 ) -> SweepResult:
     """Run every trial and rank them.
 
     Args:
-        sweep: The sweep.
-        trials: Its trials, as `load_sweep` expands them.
+        sweep: The sweep, as `load_sweep` reads it.
         manifest: The prepared data set of all trials.
-        folder: Where the trials' run folders go.
+        folder: What the sweep produces, the trials' run folders among it.
         watch: Told of every trial's progress.
-        tracker: Gets a run for each trial.
-        parent: The sweep's own run.
+        tracker: Gets a run for the sweep, and one below it for each trial.
+        warn: Shows a line.
+        command: What started the sweep, for its report.
         address: A Ray cluster to join.
+        is_resumed: Continue what is in the folder.
 
     Raises:
-        RaypixelError: The cluster cannot hold a trial, or the sweep was stopped.
+        RaypixelError: The cluster cannot hold a trial, or what is to be resumed is another sweep.
     """
     folder = folder.resolve()
-    folders = {
-        trial.label: folder / "trials" / f"{number:03d}-{_slug(trial.label)}"
-        for number, trial in enumerate(trials, start=1)
-    }
+    with claim(folder):
+        ledger = open_ledger(sweep, folder, is_resumed=is_resumed)
+        known = known_trials(sweep, ledger)
+        ledger.facts |= {"command": command, "finished": None}
+        parent = _start_parent(tracker, sweep, ledger)
 
-    def open_trial(trial: Trial) -> TrackedRun:
-        where = folders[trial.label]
-        run_id = open_run(trial.config, manifest, where, resume=True)
-        return record.start_run(
-            tracker,
-            trial.config,
-            manifest,
-            name=trial.label,
-            folder=where,
-            run_id=run_id,
-            parent=parent,
-        )
+        def open_trial(trial: Trial, where: Path, key: str) -> TrackedRun:
+            open_run(trial.config, manifest, where, resume=True)
+            return record.start_run(
+                tracker,
+                trial.config,
+                manifest,
+                name=trial.label,
+                folder=where,
+                run_id=key,
+                parent=parent,
+            )
 
-    book = Book({trial.label: trial for trial in trials}, folders, watch, open_trial)
+        book = Book(sweep, ledger, watch, open_trial)
+        book.restore(known)
+        with parent:
+            is_complete = _run(sweep, book, manifest, address, warn)
+            result = _rank(sweep, book, is_complete=is_complete)
+            _tag_best(parent, result)
+            ledger.facts["finished"] = now()
+            ledger.write()
+    return result
+
+
+def _run(
+    sweep: Sweep,
+    book: Book,
+    manifest: Manifest,
+    address: str | None,
+    warn: Callable[[str], None],
+) -> bool:
+    metric = sweep.config.metric.name
+    results, trials = book.results, book.trials
+    ended = [(result.trial, result.value(metric)) for result in results.values()]
+    begun = [trial for label, trial in trials.items() if label not in results]
+    search = open_search(sweep, ended, begun)
+    data = sweep.trials[0].config.data
     with session.cluster(address):
-        data = trials[0].config.data
         staged = datasets.stage(data, manifest, SPLITS)
+        note_data(book.ledger, datasets.open_staged(staged, data, manifest), data, manifest)
+        book.ledger.write()
         try:
-            _tune(sweep, book, manifest, folder, staged)
+            return tune_trials(book, search, manifest, staged, warn=warn)
         finally:
             book.close()
-        splits = datasets.open_staged(staged, data, manifest)
-        baselines = _baselines(splits, data, manifest)
-    ranked = sorted(
-        book.results.values(),
-        key=lambda r: (r.error is not None, r.metrics.get(sweep.metric.name, 0.0)),
+
+
+def _start_parent(tracker: Tracker, sweep: Sweep, ledger: Ledger) -> TrackedRun:
+    parent = tracker.start(
+        ledger.folder.name,
+        params=sweep.config.model_dump(mode="json", exclude_unset=True),
+        tags={"raypixel.kind": "sweep", "raypixel.folder": str(ledger.folder)},
+        key=str(ledger.facts["id"]),
     )
-    return SweepResult(ranked, baselines, len(splits["test"]))
+    parent.log_artifact(ledger.folder / "sweep.yaml")
+    return parent
 
 
-def check_trials(trials: list[Trial], manifest: Manifest) -> None:
-    """Build the model of every trial, so that what cannot be built is told before anything starts.
-
-    Raises:
-        ConfigError: One line for each trial that cannot be built.
-    """
-    problems: list[str] = []
-    for trial in trials:
-        try:
-            build_experiment_model(trial.config, manifest)
-        except RaypixelError as error:
-            problems += [f"{problem} (trial {trial.label})" for problem in error.problems]
-    if problems:
-        raise ConfigError(problems)
-
-
-def _tune(
-    sweep: SweepConfig, book: Book, manifest: Manifest, folder: Path, staged: dict[str, Any]
-) -> None:
-    from ray import tune
-
-    resources = {"CPU": sweep.raypixel.cpus_per_trial, "GPU": sweep.raypixel.gpus_per_trial}
-    num_concurrent = session.num_fitting({k: float(v) for k, v in resources.items()})
-    if not num_concurrent:
-        raise RaypixelError(
-            f"raypixel.cpus_per_trial and gpus_per_trial must fit a machine of the cluster, got "
-            f"{resources['CPU']} and {resources['GPU']:g}: {session.describe_nodes()}"
-        )
-    trainable = tune.with_parameters(
-        _run_trial,
-        trials=book.trials,
-        manifest=manifest,
-        staged=staged,
-        folders=book.folders,
-        sweep_metric=sweep.metric.name,
+def _rank(sweep: Sweep, book: Book, *, is_complete: bool) -> SweepResult:
+    groups: dict[str, list[TrialResult]] = {}
+    for result in book.results.values():
+        groups.setdefault(result.trial.configuration, []).append(result)
+    metric = sweep.config.metric.name
+    configurations = [Configuration(label, trials, metric) for label, trials in groups.items()]
+    facts = book.ledger.facts
+    return SweepResult(
+        sorted(configurations, key=lambda c: _order(c.val.mean if c.val else None)),
+        facts["baselines"],
+        facts["data"]["num_images"]["test"],
+        is_complete,
     )
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
-        param_space={"label": tune.grid_search(list(book.trials))},
-        tune_config=tune.TuneConfig(
-            metric=sweep.metric.name,
-            mode="min",
-            reuse_actors=True,
-            max_concurrent_trials=num_concurrent,
-        ),
-        run_config=tune.RunConfig(
-            name="ray",
-            storage_path=str(folder),
-            verbose=0,
-            callbacks=[tune_callback(book)],
-            failure_config=tune.FailureConfig(max_failures=sweep.raypixel.max_retries),
-        ),
-    )
-    tuner.fit()
-    missing = book.trials.keys() - book.results.keys()
-    if missing:
-        raise RaypixelError(
-            f"{sweep.name}: stopped before {len(missing)} of {len(book.trials)} trials ended"
-        )
 
 
-def _run_trial(
-    parameters: dict[str, str],
-    *,
-    trials: dict[str, Trial],
-    manifest: Manifest,
-    staged: dict[str, Any],
-    folders: dict[str, Path],
-    sweep_metric: str,
-) -> None:
-    """Run in a Tune actor: train, then score the best checkpoint on the test split."""
-    import ray
-    from ray import tune
-
-    trial, folder = trials[parameters["label"]], folders[parameters["label"]]
-    config = trial.config
-    resources = ray.get_runtime_context().get_assigned_resources()
-    device = torch.device("cuda" if resources.get("GPU") else "cpu")
-    torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
-    splits = datasets.open_staged(staged, config.data, manifest)
-
-    def send(message: Message) -> None:
-        if message.kind == "epoch":
-            news = asdict(message)
-            tune.report({sweep_metric: message.metrics[sweep_metric], "message": news})
-
-    try:
-        run_worker(config, manifest, splits, folder, worker=Worker(device=device), send=send)
-        checkpoint = best_checkpoint(folder)
-        test = evaluate_checkpoint(checkpoint, splits["test"], manifest, device=device)
-    except RaypixelError as error:  # would only happen again: not left to Tune's retries
-        tune.report({sweep_metric: math.nan, "problems": list(error.problems)})
-        return
-    model = checkpoint.load_model()
-    best = float(checkpoint.state["best"])
-    result = {
-        "val/bits_per_dim": best,
-        "val/nll_nats": best * test.num_dims * math.log(2),
-        "test/bits_per_dim": test.bits_per_dim,
-        "test/nll_nats": test.nats_per_image,
-        "test/standard_error_nats": test.standard_error_nats,
-        "num_parameters": float(sum(p.numel() for p in model.parameters())),
-        "seconds": float(last_checkpoint(folder).state["seconds"]),
-    }
-    tune.report({sweep_metric: result[sweep_metric], "result": result})
+def _tag_best(parent: TrackedRun, result: SweepResult) -> None:
+    ranked = [configuration for configuration in result.configurations if configuration.val]
+    if ranked:
+        best = ranked[0].best
+        parent.tag("raypixel.best_trial", best.trial.label)
+        parent.tag("raypixel.best_folder", str(best.folder))
+    if not result.is_complete:
+        parent.finish("KILLED")
 
 
-def _baselines(
-    splits: Mapping[str, Split], data: DataConfig, manifest: Manifest
-) -> dict[str, float]:
-    num_levels = num_levels_of(data, manifest)
-    # as they are evaluated: a stochastic binarization is one draw
-    train, test = (
-        EvalBatches(splits[name], data, manifest, batch_size=1).images for name in ("train", "test")
-    )
-    uniform = uniform_baseline(test, num_levels=num_levels)
-    histogram = histogram_baseline(train, test, num_levels=num_levels)
-    return {
-        f"uniform over {num_levels} levels": uniform.bits_per_dim,
-        "histogram of each pixel": histogram.bits_per_dim,
-    }
+def _spread(values: list[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Spread(fmean(known), stdev(known) if len(known) > 1 else None)
 
 
-def _slug(label: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._=-]+", "-", label)
+def _order(value: float | None) -> float:
+    return float("inf") if value is None else value

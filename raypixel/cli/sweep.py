@@ -1,0 +1,197 @@
+"""`raypixel sweep`: many trainings, watched and ranked."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from raypixel.cli.progress import bar, minutes, say, table
+from raypixel.cli.runs import (
+    ADDRESS_OPTION,
+    RUNS_OPTION,
+    SET_OPTION,
+    program,
+    say_where,
+    shown_path,
+)
+from raypixel.cli.sweep_watch import SweepWatch
+
+if TYPE_CHECKING:
+    from raypixel.jobs.sweep import Spread, SweepResult
+    from raypixel.sweeps import Sweep
+
+DIGITS = {"val/bits_per_dim": 4, "val/nll_nats": 2}
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@SET_OPTION
+@RUNS_OPTION
+@click.option(
+    "--resume", is_flag=True, help="Continue the newest sweep of this name; ended trials stay."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="List the trials, their parameters and an estimate of the cost."
+)
+@click.option("--smoke", is_flag=True, help="Shrink every trial to two steps on a few images.")
+@ADDRESS_OPTION
+def sweep(
+    file: Path,
+    assignments: tuple[str, ...],
+    runs: Path,
+    resume: bool,
+    dry_run: bool,
+    smoke: bool,
+    address: str | None,
+) -> None:
+    """Run every trial of a sweep FILE with Ray Tune and rank them.
+
+    The trials are ranked by their validation likelihood; the table shows the test likelihood beside published values, if the
+    file has any, and two baselines on the same images. --set changes the base experiment of all trials. Interrupt it at
+    any time and run the same command with --resume. docs/sweeps.md describes the file.
+
+    \b
+    Examples:
+      raypixel sweep sweeps/quickstart.yaml --set training.num_epochs=5
+      raypixel sweep sweeps/diag_layers.yaml --dry-run
+      raypixel sweep sweeps/diag_layers.yaml --resume
+    """
+    from raypixel.config import parse_overrides
+    from raypixel.jobs import record
+    from raypixel.jobs.sweep import run_sweep
+    from raypixel.jobs.worker import ensure_prepared
+    from raypixel.sweeps import load_sweep
+
+    loaded = load_sweep(file, parse_overrides(assignments), is_smoke=smoke)
+    for warning in loaded.warnings:
+        say(warning)
+    data = loaded.trials[0].config.data
+    if dry_run:
+        _list_trials(loaded)
+        return
+    with bar(f"preparing {data.name}", unit="images") as progress:
+        manifest = ensure_prepared(data, progress=progress)
+    if not loaded.num_parameters:  # images of the user's own, prepared only now
+        loaded = load_sweep(file, parse_overrides(assignments), is_smoke=smoke)
+    folder, is_resumed = _choose_folder(runs / loaded.config.name, resume=resume)
+    say(f"{loaded.config.name}: {loaded.num_trials} trials on {data.name}, into {folder}")
+    with (
+        record.open_tracker(say) as tracker,
+        SweepWatch(loaded.num_trials, loaded.config.metric.name) as watch,
+    ):
+        result = run_sweep(
+            loaded,
+            manifest,
+            folder,
+            watch=watch,
+            tracker=tracker,
+            warn=watch.say,
+            command=shlex.join([program(), *sys.argv[1:]]),
+            address=address,
+            is_resumed=is_resumed,
+        )
+    _conclude(loaded, result, folder, tracker.describe())
+
+
+def _conclude(loaded: "Sweep", result: "SweepResult", folder: Path, tracking: str) -> None:
+    """Print the table, draw samples of the best trial, and leave with 1 where not all is well."""
+    from raypixel.errors import RaypixelError
+    from raypixel.jobs import record
+
+    name = loaded.config.name
+    if result.configurations:
+        _print_ranking(loaded, result)
+    best = next((c.best for c in result.configurations if c.val), None)
+    if best is not None:
+        problem = record.draw_samples(best.best, folder / "samples.png")
+        say_where(folder, best.folder, problem, tracking)
+    if not result.is_complete:
+        raise RaypixelError(f"{name}: stopped before all trials ended, --resume continues it")
+    if best is None:
+        raise RaypixelError(f"{name}: no trial succeeded")
+    if any(trial.error for trial in result.trials):
+        sys.exit(1)
+
+
+def _list_trials(loaded: "Sweep") -> None:
+    """Print what would run, in what order, and what it would cost on this machine."""
+    from raypixel.jobs.cost import estimate_costs, listed_trials
+
+    costs = estimate_costs(loaded)
+    rows = []
+    for number, trial in enumerate(listed_trials(loaded), start=1):
+        size, seconds = loaded.num_parameters.get(trial.label), costs.get(trial.label)
+        rows.append(
+            [
+                str(number),
+                trial.label,
+                "" if size is None else f"{size:,}",
+                str(trial.config.training.num_epochs),
+                "" if seconds is None else minutes(seconds),
+            ]
+        )
+    title = f"{loaded.config.name}, {loaded.num_trials} trials"
+    if loaded.config.method == "bayes":
+        title += " (bayes chooses them as it goes: these are examples)"
+    table(["", "trial", "parameters", "epochs", "about"], rows, title=title)
+    if costs:
+        mean = sum(costs.values()) / len(costs)
+        hours = mean * loaded.num_trials / 3600
+        say(
+            f"about {hours:.2g} hours of one CPU core like this one in all, without validation and early stopping"
+        )
+
+
+def _print_ranking(loaded: "Sweep", result: "SweepResult") -> None:
+    metric, block = loaded.config.metric.name, loaded.config.raypixel
+    digits = DIGITS[metric]
+    columns = ["rank", "trial", "val", "test", "parameters", "time"]
+    columns += ["published"] if block.reference else []
+    rows = []
+    for rank, configuration in enumerate(result.configurations, start=1):
+        entry = configuration.best.entry
+        failed = configuration.val is None
+        row = [
+            "-" if failed else str(rank),
+            configuration.label,
+            "failed" if failed else _shown(configuration.val, digits),
+            configuration.error or _shown(configuration.test, digits) or entry.status,
+            "" if entry.num_parameters is None else f"{entry.num_parameters:,}",
+            "" if entry.seconds is None else minutes(entry.seconds),
+        ]
+        rows.append([*row, "" if entry.reference is None else f"{entry.reference:g}"])
+    if metric == "val/bits_per_dim":
+        rows += [
+            ["", f"baseline: {name}", "", f"{value:.{digits}f}", "", "", ""]
+            for name, value in result.baselines.items()
+        ]
+    data = loaded.trials[0].config.data.name
+    unit = "bits/dim" if digits == DIGITS["val/bits_per_dim"] else "nats"
+    seeds = f", mean of {len(loaded.seeds)} seeds" if loaded.seeds else ""
+    title = f"{data}, {unit}, test split of {result.num_test_images:,} images{seeds}"
+    table(columns, [row[: len(columns)] for row in rows], title=title)
+    if block.reference:
+        say(f"published   {block.reference.unit}: {block.reference.source}")
+
+
+def _shown(spread: "Spread | None", digits: int) -> str:
+    if spread is None:
+        return ""
+    text = f"{spread.mean:.{digits}f}"
+    return text if spread.deviation is None else f"{text} ± {spread.deviation:.{digits}f}"
+
+
+def _choose_folder(folder: Path, *, resume: bool) -> tuple[Path, bool]:
+    """Return the newest folder of the sweep to resume, or the first that is free: folder, folder-2, folder-3, ..."""
+    candidate, newest, number = folder, None, 1
+    while candidate.exists():
+        newest, number = candidate, number + 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    if not resume:
+        return candidate, False
+    if newest is None:
+        say(f"{shown_path(folder)}: nothing to resume, starting anew")
+        return candidate, False
+    return newest, True

@@ -1,0 +1,102 @@
+"""A sweep as it runs: a live table in a terminal, a line for each ended trial anywhere."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.live import Live
+from rich.table import Table
+
+from raypixel.cli.progress import console, minutes, say
+
+if TYPE_CHECKING:
+    from raypixel.jobs.trials import TrialResult
+    from raypixel.jobs.worker import Message
+    from raypixel.sweeps import Trial
+
+REFRESHES_PER_SECOND = 2
+
+
+class SweepWatch:
+    """Show the trials that run, the best so far, and each trial as it ends."""
+
+    def __init__(self, num_trials: int, metric: str) -> None:
+        self.num_trials = num_trials
+        self.metric = metric
+        self.num_ended = 0
+        self.best: tuple[float, str] | None = None
+        self.running: dict[str, list[str]] = {}
+        is_terminal = sys.stderr.isatty()
+        self.live = (
+            Live(console=console(), refresh_per_second=REFRESHES_PER_SECOND, transient=True)
+            if is_terminal
+            else None
+        )
+
+    def __enter__(self) -> "SweepWatch":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the table."""
+        if self.live:
+            self.live.console.print(line, markup=False, soft_wrap=True)
+        else:
+            say(line)
+
+    def start(self, trial: "Trial") -> None:
+        """Show a trial that runs."""
+        self.running[trial.label] = ["starting", "", "", ""]
+        self._refresh()
+
+    def progress(self, trial: "Trial", message: "Message") -> None:
+        """Show how far a trial is."""
+        if message.kind == "warning":
+            self.say(f"{trial.label}: {message.text}")
+            return
+        row = self.running[trial.label]
+        done = message.step / max(1, message.total_steps)
+        row[0], row[1] = f"{done:.0%}", minutes(message.seconds)
+        if message.kind == "epoch":
+            row[2] = f"{message.metrics['val/bits_per_dim']:.4f}"
+        else:
+            row[3] = f"{message.metrics['train/images_per_second']:.0f}"
+        self._refresh()
+
+    def finish(self, result: "TrialResult") -> None:
+        """Print how a trial ended."""
+        self.num_ended += 1
+        label = result.trial.label
+        self.running.pop(label, None)
+        value = result.value(self.metric)
+        if value is not None and (self.best is None or value < self.best[0]):
+            self.best = (value, label)
+        self.say(f"[{self.num_ended}/{self.num_trials}] {label}: {_outcome(result)}")
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if not self.live:
+            return
+        title = f"{self.num_ended} of {self.num_trials} trials ended"
+        if self.best:
+            title += f", best {self.metric} {self.best[0]:.4f}: {self.best[1]}"
+        drawn = Table("trial", "done", "time", "val bits/dim", "images/s", title=title, box=None)
+        for label, row in self.running.items():
+            drawn.add_row(label, *row)
+        self.live.update(drawn)
+
+
+def _outcome(result: "TrialResult") -> str:
+    entry = result.entry
+    if entry.error:
+        return f"failed: {entry.error}"
+    val = "no epoch yet" if entry.val_bits_per_dim is None else f"val {entry.val_bits_per_dim:.4f}"
+    time = minutes(entry.seconds or 0.0)
+    if entry.stopped_by:
+        return f"stopped by {entry.stopped_by} after {entry.epoch} epochs, {val}, {time}"
+    assert entry.test is not None
+    return f"{val}, test {entry.test['bits_per_dim']:.4f} bits/dim, {time}"

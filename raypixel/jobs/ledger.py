@@ -1,0 +1,140 @@
+"""trials.json: what a sweep's folder says of each trial, while it runs and afterwards (docs/sweeps.md).
+
+The file is replaced as a whole, so a reader never sees half of it and a kill loses at most the last second.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeGuard, get_args
+
+from raypixel.errors import CheckpointError
+
+FILE_NAME = "trials.json"
+FORMAT_VERSION = 1
+SECONDS_BETWEEN_WRITES = 1.0
+
+Status = Literal["running", "done", "stopped", "failed"]
+
+
+@dataclass
+class TrialEntry:
+    """One trial of the file; the attributes are its keys.
+
+    Attributes:
+        name: The trial's label.
+        configuration: The label without the seed.
+        parameters: Options of the sweep file by dotted name.
+        seed: Of the training.
+        run_folder: Its run's folder, relative to the sweep's.
+        status: How it stands; `running` in the file of a dead sweep means that it was cut off.
+        error: One line if it failed.
+        stopped_by: What stopped it early: `early_terminate`, `median` or `time_budget_s`.
+        epoch: Complete epochs.
+        val_bits_per_dim: The lowest so far.
+        val_nll_nats: That in nats per image.
+        test: `bits_per_dim`, `nll_nats`, `standard_error_nats`, `num_images` of the best checkpoint.
+        sampling: `seconds` for `num_images` from the best checkpoint.
+        num_parameters: Of its model.
+        seconds: Training time.
+        device_hours: Time that it held its workers, times their number, in hours.
+        reference: The published value of its configuration.
+    """
+
+    name: str
+    configuration: str
+    parameters: dict[str, Any]
+    seed: int
+    run_folder: str
+    status: Status = "running"
+    error: str | None = None
+    stopped_by: str | None = None
+    epoch: int = 0
+    val_bits_per_dim: float | None = None
+    val_nll_nats: float | None = None
+    test: dict[str, float] | None = None
+    sampling: dict[str, float] | None = None
+    num_parameters: int | None = None
+    seconds: float | None = None
+    device_hours: float = 0.0
+    reference: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it need not run again: a failed trial may."""
+        return self.status in ("done", "stopped")
+
+
+@dataclass
+class Ledger:
+    """The file's contents and the file.
+
+    Attributes:
+        folder: The sweep's folder.
+        facts: The keys beside `trials`.
+        entries: The trials by name, in the order in which they were started.
+    """
+
+    folder: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    entries: dict[str, TrialEntry] = field(default_factory=dict)
+    _written_at: float = 0.0
+    _is_due: bool = False
+
+    def write(self) -> None:
+        """Replace the file."""
+        trials = [_public(entry) for entry in self.entries.values()]
+        contents = {"format_version": FORMAT_VERSION, **self.facts, "trials": trials}
+        path = self.folder / FILE_NAME
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(contents, indent=1), encoding="utf-8")
+        temporary.replace(path)
+        self._written_at, self._is_due = time.monotonic(), False
+
+    def note(self) -> None:
+        """Remember that something changed that may be written a little later."""
+        self._is_due = True
+
+    def write_if_due(self) -> None:
+        """Write what was noted, not more often than once a second."""
+        if self._is_due and time.monotonic() - self._written_at >= SECONDS_BETWEEN_WRITES:
+            self.write()
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """Read the file of a sweep's folder.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be read.
+    """
+    path = folder / FILE_NAME
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder}: must be a sweep's folder, got none of {FILE_NAME}"
+        ) from None
+    except (OSError, ValueError):
+        raise CheckpointError(f"{path}: is damaged and cannot be read") from None
+    if not _is_ours(contents):
+        raise CheckpointError(f"{path}: is not of this version of raypixel")
+    del contents["format_version"]
+    trials = contents.pop("trials")
+    return Ledger(folder, contents, {trial["name"]: TrialEntry(**trial) for trial in trials})
+
+
+def _is_ours(contents: object) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(contents, dict) or contents.get("format_version") != FORMAT_VERSION:
+        return False
+    fields = set(TrialEntry.__dataclass_fields__)
+    trials = contents.get("trials")
+    return isinstance(trials, list) and all(
+        isinstance(trial, Mapping) and set(trial) == fields and trial["status"] in get_args(Status)
+        for trial in trials
+    )
+
+
+def _public(entry: TrialEntry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in TrialEntry.__dataclass_fields__}

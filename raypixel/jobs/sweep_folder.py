@@ -1,0 +1,112 @@
+"""A sweep's folder: its file, trials.json, and whether what is resumed is the same sweep.
+
+sweep.yaml             the file as it was given
+trials.json            every trial and how it stands (docs/sweeps.md)
+trials/001-.../        a run's folder for each trial
+"""
+
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from raypixel.config import flatten, load_yaml
+from raypixel.data import DataConfig, Manifest, Split, num_levels_of
+from raypixel.data.loader import EvalBatches
+from raypixel.errors import CheckpointError
+from raypixel.evaluation import histogram_baseline, uniform_baseline
+from raypixel.experiment import parse_experiment, relevant_options
+from raypixel.jobs.ledger import FILE_NAME, Ledger, read_ledger
+from raypixel.sweeps import Sweep, Trial
+
+
+def open_ledger(sweep: Sweep, folder: Path, *, is_resumed: bool) -> Ledger:
+    """Begin the ledger of a sweep, or read that of the one to resume."""
+    if is_resumed and (folder / FILE_NAME).exists():
+        return read_ledger(folder)
+    shutil.copyfile(sweep.path, folder / "sweep.yaml")
+    block = sweep.config.raypixel
+    reference = block.reference and {
+        "source": block.reference.source,
+        "unit": block.reference.unit,
+    }
+    facts = {
+        "id": uuid.uuid4().hex,
+        "name": sweep.config.name,
+        "description": sweep.config.description,
+        "base": block.base,
+        "metric": sweep.config.metric.name,
+        "is_smoke": sweep.is_smoke,
+        "reference": reference,
+        "started": now(),
+        "finished": None,
+    }
+    return Ledger(folder, facts)
+
+
+def known_trials(sweep: Sweep, ledger: Ledger) -> dict[str, Trial]:
+    """Return the trials of an earlier part of the sweep.
+
+    Raises:
+        CheckpointError: One is not the same, or not there, in the file as it is now.
+    """
+    planned = {trial.label: trial for trial in sweep.trials}
+    known, problems = {}, []
+    for label, entry in ledger.entries.items():
+        trial = planned.get(label)
+        if sweep.config.method == "bayes":
+            same = [t for t in sweep.expand(entry.parameters) if t.label == label]
+            trial = same[0] if same else None
+        where = ledger.folder / entry.run_folder
+        if trial is None:
+            problems.append(f"{sweep.path}: must be resumed with trial {label}, it is not there")
+            continue
+        known[label] = trial
+        problems += _differences(where, trial)
+    if problems:
+        raise CheckpointError(problems)
+    return known
+
+
+def _differences(where: Path, trial: Trial) -> list[str]:
+    if not (where / "experiment.yaml").exists():
+        return []
+    before = parse_experiment(load_yaml(where / "experiment.yaml"), where=str(where))
+    old, new = (flatten(relevant_options(config)) for config in (before, trial.config))
+    return [
+        f"{where}: must be resumed with {key} {old.get(key)!r} as before, got {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def note_data(
+    ledger: Ledger, splits: Mapping[str, Split], data: DataConfig, manifest: Manifest
+) -> None:
+    """Write down what is trained on, and what trials are to be better than."""
+    num_levels = num_levels_of(data, manifest)
+    levels = f"{num_levels} levels"
+    if data.binarization != "none":
+        levels += f", {data.binarization} binarization"
+    ledger.facts["data"] = {
+        "name": data.name,
+        "levels": levels,
+        "image_shape": list(manifest.image_shape),
+        "num_images": {name: len(split) for name, split in splits.items()},
+    }
+    # as they are evaluated: a stochastic binarization is one draw
+    train, test = (
+        EvalBatches(splits[name], data, manifest, batch_size=1).images for name in ("train", "test")
+    )
+    uniform = uniform_baseline(test, num_levels=num_levels)
+    histogram = histogram_baseline(train, test, num_levels=num_levels)
+    ledger.facts["baselines"] = {
+        f"uniform over {num_levels} levels": uniform.bits_per_dim,
+        "histogram of each pixel": histogram.bits_per_dim,
+    }
+
+
+def now() -> str:
+    """Return the time as trials.json writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,191 @@
+"""What a Tune actor does for one trial: train, score the best checkpoint on the test split, time its sampling.
+
+A trial of one worker trains inside the actor, which is used again for the next; a trial of several launches Ray
+Train. News go to a file of the trial's folder, which the driver follows: Tune itself hears only what its schedulers need.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raypixel.checkpoint import Checkpoint, CheckpointStore, Snapshot, read_checkpoint
+from raypixel.data import Manifest
+from raypixel.errors import CheckpointError, RaypixelError
+from raypixel.experiment import ExperimentConfig, override, parse_experiment
+from raypixel.jobs import datasets
+from raypixel.jobs.folder import best_checkpoint, claim, last_checkpoint
+from raypixel.jobs.ray_train import train_on_ray
+from raypixel.jobs.sample import draw
+from raypixel.jobs.worker import Message, Worker, evaluate_checkpoint, run_worker
+
+MESSAGES = "messages.jsonl"
+SECONDS_TO_CLAIM = 60.0
+
+
+def order_of(
+    trial_id: str, config: dict[str, Any], planned: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what a trial is to do.
+
+    Population based training lays the configuration of one trial over that of another, its name and folder included:
+    there Tune's number of the trial tells which it is.
+    """
+    if not planned:
+        return dict(config["order"])
+    own = planned[int(trial_id.rpartition("_")[2])]
+    return {**own, "parameters": config["order"]["parameters"]}
+
+
+def run_trial(
+    config: dict[str, Any],
+    *,
+    manifest: Manifest,
+    staged: dict[str, Any],
+    planned: list[dict[str, Any]],
+) -> None:
+    """Run one trial in a Tune actor.
+
+    Args:
+        config: Under `order`: `label`, `folder`, `experiment`, `parameters` to lay over it, `metric`, `num_samples`,
+            and whether its checkpoints may be copied.
+        manifest: The prepared data set.
+        staged: Its splits in the object store.
+        planned: The orders of all trials under population based training, else empty.
+    """
+    from ray import tune
+
+    order = order_of(tune.get_context().get_trial_id(), config, planned)
+    folder = Path(order["folder"])
+    mapping = override(json.loads(order["experiment"]), order["parameters"])
+    experiment = parse_experiment(mapping, where=str(folder))
+    reporter = _Reporter(folder, order["metric"], is_copied=order["is_copied"])
+    with _claimed(folder):
+        _adopt(folder)
+        try:
+            result = _run(experiment, manifest, folder, staged, reporter, order["num_samples"])
+        except RaypixelError as error:  # would only happen again: not left to Tune's retries
+            tune.report({"problems": list(error.problems)})
+            return
+    # no epoch: population based training would restart a trial that is over
+    last = {} if reporter.is_copied else reporter.last
+    tune.report({**last, "result": result})
+
+
+def _run(
+    config: ExperimentConfig,
+    manifest: Manifest,
+    folder: Path,
+    staged: dict[str, Any],
+    reporter: "_Reporter",
+    num_samples: int,
+) -> dict[str, float]:
+    import ray
+
+    resources = ray.get_runtime_context().get_assigned_resources()
+    device = torch.device("cuda" if resources.get("GPU") else "cpu")
+    torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
+    splits = datasets.open_staged(staged, config.data, manifest)
+    if config.scaling.num_workers == 1:
+        worker = Worker(device=device)
+        run_worker(config, manifest, splits, folder, worker=worker, send=reporter)
+    else:
+        train_on_ray(config, manifest, folder, reporter)
+    checkpoint = best_checkpoint(folder)
+    test = evaluate_checkpoint(checkpoint, splits["test"], manifest, device=device)
+    best = float(checkpoint.state["best"])
+    result = {
+        "val/bits_per_dim": best,
+        "val/nll_nats": best * test.num_dims * math.log(2),
+        "test/bits_per_dim": test.bits_per_dim,
+        "test/nll_nats": test.nats_per_image,
+        "test/standard_error_nats": test.standard_error_nats,
+        "test/num_images": float(test.num_images),
+        "seconds": float(last_checkpoint(folder).state["seconds"]),
+    }
+    if num_samples:
+        result |= {
+            "sampling/num_images": float(num_samples),
+            "sampling/seconds": _sampling_seconds(checkpoint, num_samples, device),
+        }
+    return result
+
+
+class _Reporter:
+    """Write each message to the trial's file, and tell Tune of each epoch but the last.
+
+    The last comes with the test likelihood: a scheduler that ends a trial there would leave it without one.
+    """
+
+    def __init__(self, folder: Path, metric: str, *, is_copied: bool) -> None:
+        self.folder = folder
+        self.metric = metric
+        self.is_copied = is_copied
+        self.last: dict[str, Any] = {}
+
+    def __call__(self, message: Message) -> None:
+        from ray import tune
+
+        with (self.folder / MESSAGES).open("a") as file:
+            file.write(json.dumps(asdict(message)) + "\n")
+        if message.kind != "epoch":
+            return
+        self.last = {self.metric: message.metrics[self.metric], "epoch": message.epoch}
+        if message.step >= message.total_steps:
+            return
+        if not self.is_copied:
+            tune.report(self.last)
+            return
+        newest = CheckpointStore(self.folder / "checkpoints").last.resolve()
+        tune.report(self.last, checkpoint=tune.Checkpoint.from_directory(newest))
+
+
+def _adopt(folder: Path) -> None:
+    """Continue from the checkpoint that Tune hands over, if population based training copied one from another trial."""
+    from ray import tune
+
+    given = tune.get_checkpoint()
+    if given is None:
+        return
+    with given.as_directory() as directory:
+        checkpoint = read_checkpoint(Path(directory))
+        # the best of the trial that it comes from is not among our checkpoints
+        state = {**checkpoint.state, "best": None, "best_step": None}
+        snapshot = Snapshot(checkpoint.weights(), checkpoint.training_tensors(), state)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        store = CheckpointStore(folder / "checkpoints")
+        store.save(snapshot, checkpoint.info, step=int(state["step"]), is_best=True)
+
+
+def _sampling_seconds(checkpoint: Checkpoint, num_samples: int, device: torch.device) -> float:
+    model = checkpoint.load_model(device)
+    draw(model, 1, seed=0)  # compiles
+    started = time.perf_counter()
+    draw(model, num_samples, seed=0)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Hold the folder; the actor of a killed sweep may still hold it for some seconds."""
+    deadline = time.monotonic() + SECONDS_TO_CLAIM
+    while True:
+        try:
+            holder = claim(folder)
+            holder.__enter__()
+            break
+        except CheckpointError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+    try:
+        yield
+    finally:
+        holder.__exit__(None, None, None)

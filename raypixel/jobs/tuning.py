@@ -1,0 +1,291 @@
+"""Ray Tune around the trials of a sweep: what it asks for next, what it is told, when it stops one.
+
+Nothing here is restored from Tune's own state, which is up to ten seconds old after a kill: trials.json says which
+trials ended, and a trial continues from its own newest checkpoint.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from raypixel.data import Manifest
+from raypixel.errors import RaypixelError
+from raypixel.experiment import override
+from raypixel.jobs import session
+from raypixel.jobs.stall import StallWatch
+from raypixel.jobs.trial import order_of, run_trial
+from raypixel.jobs.trials import Book
+from raypixel.sweeps import Search, Sweep, Trial
+from raypixel.sweeps.space import Parameter
+
+NO_LIMIT = 1_000_000
+
+
+def tune_trials(
+    book: Book,
+    search: Search,
+    manifest: Manifest,
+    staged: dict[str, Any],
+    *,
+    warn: Callable[[str], None],
+) -> bool:
+    """Run trials until the search is over or the sweep is stopped.
+
+    Returns:
+        Whether it came to its end: its trials, its target or its time budget.
+
+    Raises:
+        RaypixelError: The cluster cannot hold a trial.
+    """
+    # a trial that failed for good reports no metric
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the table has them
+    from ray import tune
+
+    sweep = book.sweep
+    block = sweep.config.raypixel
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table has what failed
+    resources, num_concurrent = trial_resources(sweep)
+    rays = book.ledger.folder / "ray"
+    shutil.rmtree(rays, ignore_errors=True)
+    planned = _planned_orders(book, search) if block.scheduler == "pbt" else []
+    if planned:  # Tune has no searcher beside population based training
+        param_space, source = {"order": tune.grid_search(planned)}, {}
+    else:
+        param_space = None
+        source = {"num_samples": NO_LIMIT, "search_alg": _searcher(book, search)}
+    started = time.monotonic()
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(run_trial, manifest=manifest, staged=staged, planned=planned),
+            resources,
+        ),
+        param_space=param_space,
+        tune_config=tune.TuneConfig(
+            metric=sweep.config.metric.name,
+            mode="min",
+            **source,
+            scheduler=_scheduler(sweep),
+            reuse_actors=block.resources.workers == 1,
+            max_concurrent_trials=min(num_concurrent, block.max_concurrent or num_concurrent),
+            time_budget_s=block.time_budget_s,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(book.ledger.folder),
+            verbose=0,
+            callbacks=[_callback(book, planned, StallWatch(book.running, warn))],
+            failure_config=tune.FailureConfig(max_failures=block.max_retries),
+        ),
+    )
+    tuner.fit()
+    book.read_news()
+    budget = block.time_budget_s
+    if budget is not None and time.monotonic() - started >= budget:
+        for label in book.running():
+            book.stop(label, "time_budget_s")
+        return True
+    shutil.rmtree(rays, ignore_errors=True)
+    return not book.running() and (search.is_over or target_is_reached(book))
+
+
+def target_is_reached(book: Book) -> bool:
+    """Return whether a trial has reached the target of the sweep's metric."""
+    metric = book.sweep.config.metric
+    if metric.target is None:
+        return False
+    values = [result.value(metric.name) for result in book.results.values()]
+    return any(value is not None and value <= metric.target for value in values)
+
+
+def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
+    """Return what Tune sets aside for a trial's own process, and how many trials the cluster holds at once.
+
+    The workers of a trial of several are Ray Train's: Tune does not count them, so the number of trials must. Their own
+    process asks for no CPU, which would be missing where the workers need all of them.
+
+    Raises:
+        RaypixelError: The cluster cannot hold one.
+    """
+    import ray
+
+    wanted = sweep.config.raypixel.resources
+    gpus = wanted.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0.0) else 0.0
+    each = {"CPU": float(wanted.cpus_per_worker), "GPU": gpus}
+    num_concurrent = session.num_fitting(each) // wanted.workers
+    if not num_concurrent:
+        raise RaypixelError(
+            f"raypixel.resources must fit the cluster, got {wanted.workers} workers of {each['CPU']:g} CPU "
+            f"and {gpus:g} GPU: {session.describe_nodes()}"
+        )
+    if wanted.workers == 1:
+        return each, num_concurrent
+    return {"CPU": 0.0, "node:__internal_head__": 0.001}, num_concurrent
+
+
+def _scheduler(sweep: Sweep) -> Any:
+    from ray.tune import schedulers
+
+    early, block = sweep.config.early_terminate, sweep.config.raypixel
+    if early is not None:
+        num_epochs = max(trial.config.training.num_epochs for trial in sweep.trials)
+        longest = max(early.max_iter or num_epochs, early.first_rung)
+        return schedulers.ASHAScheduler(
+            time_attr="epoch",
+            grace_period=early.first_rung,
+            max_t=max(longest, 1),
+            reduction_factor=early.eta,
+            brackets=early.num_brackets,
+        )
+    if block.scheduler == "median":
+        return schedulers.MedianStoppingRule(
+            time_attr="epoch", grace_period=1, min_samples_required=2
+        )
+    if block.scheduler == "pbt":
+        mutations = {
+            name: _mutation(parameter)
+            for name, parameter in sweep.config.parameters.items()
+            if parameter.is_varied
+        }
+        return schedulers.PopulationBasedTraining(
+            time_attr="epoch",
+            perturbation_interval=1,
+            require_attrs=False,
+            hyperparam_mutations={"order": {"parameters": mutations}},
+        )
+    return None
+
+
+def _mutation(parameter: Parameter) -> Any:
+    """Return the values that population based training resamples from, or draws."""
+    import random
+
+    if parameter.choices is not None:
+        return parameter.choices
+    return lambda: parameter.draw(random.uniform(1e-9, 1 - 1e-9))  # noqa: S311 (not a secret)
+
+
+def _planned_orders(book: Book, search: Search) -> list[dict[str, Any]]:
+    """Return the orders of all trials."""
+    orders = []
+    while (trial := search.next()) is not None:
+        orders.append(_order(book.sweep, trial, book.plan(trial)))
+    return orders
+
+
+def _searcher(book: Book, search: Search) -> Any:
+    """Make Tune's searcher over ours; made here because its base class is Ray's."""
+    from ray.tune.search import Searcher
+
+    sweep = book.sweep
+
+    class Bridge(Searcher):
+        def __init__(self) -> None:
+            super().__init__()
+            self.labels: dict[str, str] = {}
+
+        def __reduce__(self) -> Any:
+            return Searcher, ()  # Tune stores its searcher; the book stays in this process
+
+        def suggest(self, trial_id: str) -> Any:
+            if search.is_over or target_is_reached(book):
+                return Searcher.FINISHED
+            trial = search.next()
+            if trial is None:
+                return None
+            self.labels[trial_id] = trial.label
+            return {"order": _order(sweep, trial, book.plan(trial))}
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            label = self.labels.pop(trial_id)
+            ended = book.results.get(label)
+            search.tell(
+                book.trials[label], ended.value(sweep.config.metric.name) if ended else None
+            )
+
+        def save(self, checkpoint_path: str) -> None:
+            Path(checkpoint_path).touch()
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Keep nothing: see the module."""
+
+    return Bridge()
+
+
+def _order(sweep: Sweep, trial: Trial, folder: Path) -> dict[str, Any]:
+    is_copied = sweep.config.raypixel.scheduler == "pbt"
+    # a trial's process has another working folder
+    root = {"data.root": str(trial.config.data.root.resolve())}
+    experiment = override(trial.config.to_mapping(), root)
+    mutable = trial.parameters if is_copied else {}
+    return {
+        "label": trial.label,
+        "folder": str(folder),
+        "experiment": json.dumps(experiment),
+        "parameters": {
+            name: value
+            for name, value in mutable.items()
+            if sweep.config.parameters[name].is_varied
+        },
+        "metric": sweep.config.metric.name,
+        "num_samples": sweep.config.raypixel.num_samples,
+        "is_copied": is_copied,
+    }
+
+
+def _callback(book: Book, planned: list[dict[str, Any]], stall: StallWatch) -> Any:
+    """Make the Tune callback that writes into the book; made here because its base class is Ray's."""
+    from ray import tune
+
+    block = book.sweep.config.raypixel
+    reason = "early_terminate" if block.scheduler is None else block.scheduler
+
+    class Callback(tune.Callback):
+        def __reduce__(self) -> Any:
+            return tune.Callback, ()  # Tune stores its callbacks; the book stays in this process
+
+        def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+            if book.read_news():
+                stall.forget()
+            stall.look()
+
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            stall.forget()
+            book.start(order_of(trial.trial_id, trial.config, planned)["label"])
+
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            stall.forget()
+            label = order_of(trial.trial_id, trial.config, planned)["label"]
+            if label in book.running() and "problems" in result:
+                book.fail(label, "; ".join(result["problems"]))
+            elif label in book.running() and "result" in result:
+                book.finish(label, result["result"])
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            book.stop(order_of(trial.trial_id, trial.config, planned)["label"], reason)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            book.fail(order_of(trial.trial_id, trial.config, planned)["label"], _reason(trial))
+
+    return Callback()
+
+
+def _reason(trial: Any) -> str:
+    """Return one line for what ended a trial: the last of the traceback that Tune keeps before it copies it to storage."""
+    file = trial.error_file and Path(trial.error_file)
+    lines = file.read_text().strip().splitlines() if file and file.exists() else []
+    is_traceback = bool(lines) and re.match(r"[\w.]+: ", lines[-1]) is not None
+    return lines[-1] if is_traceback else "the trial's process died"

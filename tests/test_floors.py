@@ -34,6 +34,7 @@ FLOORS = {
     "sweeps": 6.5,
     "jobs": 8,
     "serving": 8,
+    "reporting": 8.5,
     "cli": 9,
     "__main__": 10,
 }

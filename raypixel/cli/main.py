@@ -55,11 +55,12 @@ def main() -> None:
 
 
 def _add_commands() -> None:
-    from raypixel.cli import catalog, figure, images, runs, sweep, use
+    from raypixel.cli import catalog, figure, images, report, runs, sweep, use
 
     for command in (
         runs.train,
         sweep.sweep,
+        report.report,
         use.evaluate,
         images.sample,
         images.complete,

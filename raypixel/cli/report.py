@@ -1,0 +1,34 @@
+"""`raypixel report`: a sweep as a page."""
+
+from pathlib import Path
+
+import click
+
+from raypixel.cli.progress import say
+from raypixel.cli.runs import RUNS_OPTION, shown_path
+
+
+@click.command()
+@click.argument("sweep")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the report.  [default: report/ in the sweep's folder]",
+)
+@RUNS_OPTION
+def report(sweep: str, out: Path | None, runs: Path) -> None:
+    """Write the report of a SWEEP: a folder that `raypixel sweep` wrote, or the name of one below --runs.
+
+    report.html holds everything, its pictures among it; report.md is the same as Markdown beside its pictures. The
+    sweep may still be running.
+
+    \b
+    Examples:
+      raypixel report quickstart
+      raypixel report runs/diag_layers --out report
+    """
+    from raypixel.reporting import write_report
+
+    folder = Path(sweep) if Path(sweep).exists() else runs / sweep
+    markdown, html = write_report(folder, out or folder / "report", say=say)
+    say(f"report {shown_path(html)} and {shown_path(markdown)}")

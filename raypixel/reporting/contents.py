@@ -1,0 +1,250 @@
+"""What a report says of a sweep, as numbers and texts; all of it from the sweep's folder."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from raypixel.jobs.ledger import Ledger, TrialEntry
+
+DIGITS = {"val/bits_per_dim": 4, "val/nll_nats": 2}
+NUM_GROUPS = 4
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        title: Above it.
+        columns: Heads.
+        rows: One text for each column.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trials of one configuration.
+
+    Attributes:
+        label: What they share.
+        entries: One for each seed.
+        metric: Name of the sweep's metric.
+    """
+
+    label: str
+    entries: list[TrialEntry]
+    metric: str
+
+    @property
+    def val(self) -> list[float]:
+        """The sweep's metric of each trial that has one."""
+        return [v for entry in self.entries if (v := value_of(entry, self.metric)) is not None]
+
+    @property
+    def test(self) -> list[float]:
+        """The same on the test split, of each trial that is done."""
+        name = self.metric.partition("/")[2]
+        return [entry.test[name] for entry in self.entries if entry.test]
+
+    @property
+    def best(self) -> TrialEntry:
+        """The trial with the lowest metric."""
+        return min(self.entries, key=lambda entry: _order(value_of(entry, self.metric)))
+
+
+def value_of(entry: TrialEntry, metric: str) -> float | None:
+    """Return a trial's metric, None if it failed or has none yet."""
+    known = {"val/bits_per_dim": entry.val_bits_per_dim, "val/nll_nats": entry.val_nll_nats}
+    return None if entry.status == "failed" else known[metric]
+
+
+def ranked(ledger: Ledger) -> list[Group]:
+    """Return the configurations, the lowest mean metric first, those without one last."""
+    groups: dict[str, list[TrialEntry]] = {}
+    for entry in ledger.entries.values():
+        groups.setdefault(entry.configuration, []).append(entry)
+    metric = ledger.facts["metric"]
+    made = [Group(label, entries, metric) for label, entries in groups.items()]
+    return sorted(made, key=lambda group: _order(fmean(group.val) if group.val else None))
+
+
+def ranking(ledger: Ledger) -> Table:
+    """Return the table of all configurations, with the published values and the baselines."""
+    digits, reference = DIGITS[ledger.facts["metric"]], ledger.facts["reference"]
+    columns = ["rank", "configuration", "validation", "test", "n", "parameters", "time", "state"]
+    rows = []
+    for rank, group in enumerate(ranked(ledger), start=1):
+        best = group.best
+        row = [
+            str(rank) if group.val else "-",
+            group.label,
+            spread(group.val, digits),
+            spread(group.test, digits),
+            str(len(group.val)),
+            "" if best.num_parameters is None else f"{best.num_parameters:,}",
+            "" if best.seconds is None else duration(best.seconds),
+            ", ".join(sorted({entry.stopped_by or entry.status for entry in group.entries})),
+        ]
+        published = "" if best.reference is None else f"{best.reference:g}"
+        rows.append([*row, published] if reference else row)
+    columns += ["published"] if reference else []
+    if digits == DIGITS["val/bits_per_dim"]:
+        for name, value in ledger.facts.get("baselines", {}).items():
+            row = ["", f"baseline: {name}", "", f"{value:.{digits}f}"]
+            rows.append(row + [""] * (len(columns) - len(row)))
+    return Table("Ranking", columns, rows)
+
+
+def two_way(ledger: Ledger) -> Table | None:
+    """Return the metric by the two parameters that vary, published values in brackets; None if it is another number."""
+    names = varied(ledger)
+    if len(names) != 2:
+        return None
+    down, across = names
+    ys, xs = (_values(ledger, name) for name in names)
+    digits, groups = DIGITS[ledger.facts["metric"]], ranked(ledger)
+    if len(ys) * len(xs) > 2 * len(groups):  # draws, not a grid
+        return None
+    cells = {}
+    for group in groups:
+        entry = group.best
+        text = spread(group.val, digits) or entry.status
+        published = "" if entry.reference is None else f" ({entry.reference:g})"
+        cells[entry.parameters[down], entry.parameters[across]] = text + published
+    rows = [[f"{down} = {word(y)}", *(cells.get((y, x), "") for x in xs)] for y in ys]
+    title = "As a table of two parameters"
+    title += ", published values in brackets" if ledger.facts["reference"] else ""
+    return Table(title, ["", *(f"{across} = {word(x)}" for x in xs)], rows)
+
+
+def failures(ledger: Ledger) -> Table | None:
+    """Return the trials that failed and why."""
+    rows = [[entry.name, entry.error] for entry in ledger.entries.values() if entry.error]
+    return Table("Failed trials", ["trial", "error"], rows) if rows else None
+
+
+def importance(ledger: Ledger) -> dict[str, float]:
+    """Return how much of the variance of the metric between trials each parameter explains alone (eta squared).
+
+    A parameter of more values than there are trials to compare is put into four groups of as many trials each. Shares of
+    different parameters overlap where a draw is not balanced, and do not tell of interactions.
+    """
+    known = [
+        (entry, value)
+        for entry in ledger.entries.values()
+        if (value := value_of(entry, ledger.facts["metric"])) is not None
+    ]
+    mean = fmean(value for _, value in known) if known else 0.0
+    total = sum((value - mean) ** 2 for _, value in known)
+    if len(known) < 3 or not total:
+        return {}
+    shares = {}
+    for name in varied(ledger):
+        groups = _grouped([(entry.parameters.get(name), value) for entry, value in known])
+        between = sum(len(group) * (fmean(group) - mean) ** 2 for group in groups)
+        shares[name] = between / total
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def curves(ledger: Ledger) -> dict[str, list[tuple[float, float]]]:
+    """Return the metric by epoch of each trial: pairs of an epoch, in fractions, and a value."""
+    found = {}
+    for entry in ledger.entries.values():
+        path = ledger.folder / entry.run_folder / "metrics.jsonl"
+        points = [(row["step"], row[ledger.facts["metric"]]) for row in _json_lines(path)]
+        if points:
+            found[entry.name] = points
+    return found
+
+
+def summary(ledger: Ledger) -> list[tuple[str, str]]:
+    """Return what was swept, in pairs of a name and a text."""
+    facts, entries = ledger.facts, list(ledger.entries.values())
+    data = facts.get("data")
+    lines = [("base", str(facts["base"]))]
+    if data:
+        counts = ", ".join(f"{name} {n:,}" for name, n in data["num_images"].items())
+        shape = "x".join(map(str, data["image_shape"]))
+        lines += [("data", f"{data['name']}, {data['levels']}, {shape}"), ("images", counts)]
+    unit = "bits/dim" if facts["metric"] == "val/bits_per_dim" else "nats per image"
+    lines.append(("metric", f"{facts['metric']}, {unit}, the lowest over the epochs"))
+    lines.append(("seeds", ", ".join(map(str, sorted({entry.seed for entry in entries})))))
+    states = [entry.status for entry in entries]
+    counted = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
+    lines.append(("trials", f"{len(entries)}: {counted}"))
+    hours = sum(entry.device_hours for entry in entries)
+    lines.append(("cost", f"{hours:.3g} device-hours"))
+    ended = facts.get("finished") or "not finished"
+    lines.append(("time", f"started {facts['started']}, {ended}"))
+    if facts["reference"]:
+        lines.append(("published", f"{facts['reference']['unit']}: {facts['reference']['source']}"))
+    if facts.get("is_smoke"):
+        lines.append(("smoke", "shrunk to two steps a trial: the numbers mean nothing"))
+    return lines
+
+
+def varied(ledger: Ledger) -> list[str]:
+    """Return the parameters in which configurations differ; the seed is none of them."""
+    names = {name for entry in ledger.entries.values() for name in entry.parameters}
+    return sorted(n for n in names if n != "training.seed" and len(_values(ledger, n)) > 1)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Write a mean, with the standard deviation where there are several values."""
+    if not values:
+        return ""
+    text = f"{fmean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
+
+
+def word(value: Any) -> str:
+    """Write a parameter's value as YAML has it."""
+    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Write a time in hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _values(ledger: Ledger, name: str) -> list[Any]:
+    found: list[Any] = []
+    for entry in ledger.entries.values():
+        value = entry.parameters.get(name)
+        if not any(value == other and type(value) is type(other) for other in found):
+            found.append(value)
+    is_number = all(isinstance(v, int | float) for v in found)
+    return sorted(found) if is_number else found
+
+
+def _grouped(pairs: list[tuple[Any, float]]) -> list[list[float]]:
+    values = {word(value) for value, _ in pairs}
+    is_range = len(values) > max(NUM_GROUPS, len(pairs) // 2)
+    if not is_range or not all(isinstance(value, int | float) for value, _ in pairs):
+        return [[v for value, v in pairs if word(value) == key] for key in sorted(values)]
+    ordered = [v for _, v in sorted(pairs, key=lambda pair: pair[0])]
+    size = -(-len(ordered) // NUM_GROUPS)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a file that may still be written."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _order(value: float | None) -> float:
+    return float("inf") if value is None else value

@@ -16,9 +16,12 @@ from raypixel.data import Manifest
 from raypixel.errors import RaypixelError, TrainingError
 from raypixel.experiment import ExperimentConfig
 from raypixel.jobs import datasets, session
+from raypixel.jobs.placement import note_group, remove_group
 from raypixel.jobs.worker import Message, Worker, run_worker
 
 SPLITS = ("train", "val")
+RAY_FOLDER = "ray"
+"""What Ray Train leaves in a run's folder while it runs."""
 SECONDS_BETWEEN_LOOKS = 0.3
 
 
@@ -27,8 +30,12 @@ def train_on_ray(
     manifest: Manifest,
     folder: Path,
     on_message: Callable[[Message], None],
+    staged: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Train on the workers of the cluster that this process is connected to; see `raypixel.jobs.train.train`.
+
+    `staged` are the splits in the object store, read now if they are not given. A trial of a sweep must give them: after a
+    trial that was stopped, Ray keeps the dead training's share of the cluster for some minutes, and reading waits for it.
 
     Ray's own files go to a fresh folder each time and are removed: what resuming needs is in our checkpoints, and a
     snapshot of Ray's that a kill cut short is never read.
@@ -37,8 +44,10 @@ def train_on_ray(
     from ray.train.torch import TorchTrainer
 
     resources, use_gpu = session.worker_resources(config.scaling)
-    staged = datasets.stage(config.data, manifest, SPLITS)
-    rays = folder.resolve() / "ray"
+    if staged is None:
+        staged = datasets.stage(config.data, manifest, SPLITS)
+    rays = folder.resolve() / RAY_FOLDER
+    remove_group(rays)
     shutil.rmtree(rays, ignore_errors=True)
     rays.mkdir(parents=True)
     messages = rays / "messages.jsonl"
@@ -110,6 +119,8 @@ def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
     )
+    if worker.rank == 0:
+        note_group(arguments["messages"].parent)
     splits = datasets.open_staged(arguments["staged"], config.data, arguments["manifest"])
 
     def send(message: Message) -> None:

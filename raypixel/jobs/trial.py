@@ -97,7 +97,7 @@ def _run(
         worker = Worker(device=device)
         run_worker(config, manifest, splits, folder, worker=worker, send=reporter)
     else:
-        train_on_ray(config, manifest, folder, reporter)
+        train_on_ray(config, manifest, folder, reporter, staged)
     checkpoint = best_checkpoint(folder)
     test = evaluate_checkpoint(checkpoint, splits["test"], manifest, device=device)
     best = float(checkpoint.state["best"])

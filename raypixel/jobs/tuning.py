@@ -18,6 +18,8 @@ from raypixel.data import Manifest
 from raypixel.errors import RaypixelError
 from raypixel.experiment import override
 from raypixel.jobs import session
+from raypixel.jobs.placement import Reaper
+from raypixel.jobs.ray_train import RAY_FOLDER
 from raypixel.jobs.stall import StallWatch
 from raypixel.jobs.trial import order_of, run_trial
 from raypixel.jobs.trials import Book
@@ -250,6 +252,7 @@ def _callback(book: Book, planned: list[dict[str, Any]], stall: StallWatch) -> A
 
     block = book.sweep.config.raypixel
     reason = "early_terminate" if block.scheduler is None else block.scheduler
+    reaper = Reaper()
 
     class Callback(tune.Callback):
         def __reduce__(self) -> Any:
@@ -259,6 +262,7 @@ def _callback(book: Book, planned: list[dict[str, Any]], stall: StallWatch) -> A
             if book.read_news():
                 stall.forget()
             stall.look()
+            reaper.look()
 
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             stall.forget()
@@ -275,10 +279,14 @@ def _callback(book: Book, planned: list[dict[str, Any]], stall: StallWatch) -> A
                 book.finish(label, result["result"])
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            book.stop(order_of(trial.trial_id, trial.config, planned)["label"], reason)
+            label = order_of(trial.trial_id, trial.config, planned)["label"]
+            book.stop(label, reason)
+            reaper.add(book.folder(label) / RAY_FOLDER)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            book.fail(order_of(trial.trial_id, trial.config, planned)["label"], _reason(trial))
+            label = order_of(trial.trial_id, trial.config, planned)["label"]
+            book.fail(label, _reason(trial))
+            reaper.add(book.folder(label) / RAY_FOLDER)
 
     return Callback()
 

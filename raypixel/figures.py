@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raypixel.errors import RaypixelError
@@ -41,9 +42,7 @@ def image_grid(
     columns = num_columns or math.ceil(math.sqrt(count))
     rows = -(-count // columns)
     scale = max(1, -(-_SMALLEST_SIDE // max(height, width)))
-    # to 255 with rounding, in integers: level * 255 / (K - 1)
-    levels = x.cpu().numpy().astype(np.int64)
-    pixels = ((levels * 255 * 2 + num_levels - 1) // (2 * (num_levels - 1))).astype(np.uint8)
+    pixels = gray_values(x, num_levels=num_levels)
     if unknown is not None:
         channels = 3
         pixels = np.broadcast_to(pixels, (count, 3, height, width)).copy()
@@ -63,21 +62,75 @@ def image_grid(
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
 
 
-def save_animation(frames: "list[Image]", path: Path, *, seconds: float = 4.0) -> None:
-    """Write a GIF that shows pictures one after another, holds the last, and repeats.
+def gray_values(x: Tensor, *, num_levels: int) -> NDArray[np.uint8]:
+    """Return the value of 0 to 255 that each level in [0, K-1] is drawn as: level * 255 / (K - 1), rounded."""
+    levels = x.cpu().numpy().astype(np.int64)
+    values: NDArray[np.uint8] = (
+        (levels * 255 * 2 + num_levels - 1) // (2 * (num_levels - 1))
+    ).astype(np.uint8)
+    return values
 
-    Raises:
-        RaypixelError: The path does not end in .gif, or cannot be written.
+
+class Animation:
+    """A GIF that shows pictures one after another, holds the last, and repeats.
+
+    Each picture is written when the next one comes, as the part that changed: memory does not grow with their number.
     """
-    if path.suffix.lower() != ".gif":
-        raise RaypixelError(f"animation must end in .gif, got {path.name!r}")
-    duration = max(20, round(1000 * seconds / len(frames)))
-    durations = [duration] * (len(frames) - 1) + [2000]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    except OSError as error:
-        raise RaypixelError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+    def __init__(self, path: Path, *, seconds_each: float) -> None:
+        """Open the file.
+
+        Raises:
+            RaypixelError: The path does not end in .gif, or cannot be written.
+        """
+        if path.suffix.lower() != ".gif":
+            raise RaypixelError(f"animation must end in .gif, got {path.name!r}")
+        self._duration = max(20, round(1000 * seconds_each))  # players slow down what is faster
+        self._path = path
+        self._waiting: Image | None = None
+        self._shown: Image | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
+        except OSError as error:
+            raise _not_written(path, error) from None
+
+    def __enter__(self) -> "Animation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._write(2000)
+            self._file.write(b";")
+
+    def add(self, picture: "Image") -> None:
+        """Add a picture, of the size of the first."""
+        self._write(self._duration)
+        self._waiting = picture
+
+    def _write(self, duration: int) -> None:
+        from PIL import ImageChops
+        from PIL.GifImagePlugin import getdata, getheader
+
+        picture, shown = self._waiting, self._shown
+        if picture is None:
+            return
+        box: tuple[int, int, int, int] | None = (0, 0, *picture.size)
+        if shown is None:
+            gray = picture.convert("L")  # whose palette colored frames do not use
+            blocks = getheader(gray, info={"loop": 0, "optimize": False})[0]
+        else:
+            blocks, box = [], ImageChops.difference(picture, shown).getbbox()
+        if box is None:  # nothing changed, but the last picture is held all the same
+            box = (0, 0, 1, 1)
+        part, is_gray = picture.crop(box), picture.mode == "L"
+        part = part if is_gray else part.quantize(256)
+        blocks += getdata(part, box[:2], duration=duration, include_color_table=not is_gray)
+        try:
+            self._file.writelines(blocks)
+        except OSError as error:
+            raise _not_written(self._path, error) from None
+        self._shown = picture
 
 
 def surprise_picture(x: Tensor, nats: Tensor, *, num_levels: int, path: Path) -> None:
@@ -112,7 +165,7 @@ def surprise_picture(x: Tensor, nats: Tensor, *, num_levels: int, path: Path) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise RaypixelError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise _not_written(path, error) from None
 
 
 def check_picture_path(path: Path) -> None:
@@ -136,4 +189,8 @@ def save_image(image: "Image", path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
     except OSError as error:
-        raise RaypixelError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise _not_written(path, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> RaypixelError:
+    return RaypixelError(f"{path}: cannot be written ({error.strerror or error})")

@@ -105,6 +105,56 @@ def test_a_gif_shows_the_rows_as_they_are_written(checkpoint, tmp_path):
     assert "must end in .gif" in refused("sample", checkpoint, "--gif", "x.png")
 
 
+def test_a_folder_of_samples_holds_those_of_one_run(checkpoint, tmp_path):
+    folder = tmp_path / "name.d"
+    for out in (f"{folder}/", folder):  # a slash, or a folder that exists
+        result = invoke("sample", checkpoint, "-n", 12, "--out", out, "--overwrite")
+        assert result.stdout == f"{out}\n", result.output
+    first = (folder / "00.png").read_bytes()
+    (folder / "notes.png").write_text("mine")
+    again = ["sample", checkpoint, "-n", 3, "--seed", 1, "--out", folder]
+    assert "must be empty, unless --overwrite is given, got 13 files in it" in refused(*again)
+    assert (folder / "00.png").read_bytes() == first
+    assert invoke(*again, "--overwrite").exit_code == 0
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "notes.png",
+    ]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0"])
+def test_a_temperature_must_be_a_positive_finite_number(checkpoint, value):
+    for command in (["sample", checkpoint], ["complete", checkpoint, "--split", "test"]):
+        result = invoke(*command, "--temperature", value)
+        assert result.exit_code == 2
+        assert "Invalid value for '--temperature'" in result.stderr
+
+
+def test_a_file_that_cannot_be_taken_exactly_is_named(checkpoint, picture, tmp_path):
+    shown = np.array(Image.open(picture))
+    rows = {
+        "exact16.png": (shown.astype(np.uint16) * 257, ""),
+        "deep.png": (shown.astype(np.uint16) * 257 + 1, "16 bits to 8"),
+        "clear.png": (np.dstack([shown, np.full_like(shown, 255)]), ""),
+        "alpha.png": (np.dstack([shown, shown]), "transparency over white"),
+        "gray.png": (shown // 2 + 3, "values to the model's 17 levels"),
+    }
+    for name, (pixels, how) in rows.items():
+        Image.fromarray(pixels).save(tmp_path / name)
+        for command in ("score", "complete"):
+            out = ["--out", tmp_path / "x.npz"] if command == "complete" else []
+            result = invoke(command, checkpoint, picture, tmp_path / name, *out)
+            assert result.exit_code == 0, result.output
+            assert ("changed on the way in" in result.stderr) is bool(how)
+            assert not how or f"in: {tmp_path / name} ({how}" in result.stderr
+            assert str(picture) not in result.stderr
+    result = invoke("score", checkpoint, *[tmp_path / "gray.png"] * 5)
+    assert result.stderr.endswith("gray.png (values to the model's 17 levels) and 2 more\n")
+    assert result.stderr.count("\n") == 1
+
+
 def test_both_samplers_draw_the_same_images(checkpoint, tmp_path):
     drawn = []
     for name in ("cached", "oracle"):
@@ -240,11 +290,16 @@ def test_a_class_conditional_model_is_asked_with_a_class(conditional, picture, t
         (["score", "{c}", "{t}/large.png"], "must be 8x8 as in training, got 9x8"),
         (["score", "{c}", "{t}/red.png"], "must be gray as in training, got colors"),
         (["complete", "{c}", "{p}", "--observed", "rows:9"], "N in 0 to 8, got 'rows:9'"),
+        (["complete", "{c}", "{p}", "--observed", "columns:9"], "N in 0 to 8, got 'columns:9'"),
+        (["complete", "{c}", "{p}", "--observed", "columns:-1"], "N in 0 to 8, got 'columns:-1'"),
+        (["complete", "{c}", "{p}", "--observed", "{t}/none.png"], "none.png: must be a readable"),
+        (["complete", "{c}", "{p}", "--observed", "{t}/half.png"], "half.png: must be a readable"),
         (["complete", "{c}", "{p}", "--observed", "half"], "must be top-half, rows:N"),
         (["complete", "{c}", "{p}", "--observed", "{t}/large.png"], "must be 8x8 as the images"),
         (["complete", "{c}", "{p}", "--class", "1"], "the model has no classes, got 1"),
         (["complete", "{c}", "{p}", "--out", "x.txt"], "picture must end in"),
-        (["sample", "{c}", "--out", "{p}/"], "must end in"),
+        (["sample", "{c}", "--out", "{t}/x.txt"], "picture must end in"),
+        (["sample", "{c}", "--out", "{p}/"], "picture.png: must be a folder, got a file"),
         (["sample", "nowhere"], "nowhere: must be a checkpoint directory, got nothing there"),
     ],
 )
@@ -256,8 +311,6 @@ def test_bad_input_gets_one_clear_line(checkpoint, picture, tmp_path, arguments,
     names = {"{c}": str(checkpoint), "{p}": str(picture), "{t}": str(tmp_path)}
     for placeholder, value in names.items():
         arguments = [each.replace(placeholder, value) for each in arguments]
-    if expected == "must end in":
-        arguments[-1] = str(picture.with_suffix(".txt"))
     assert expected in refused(*arguments)
 
 

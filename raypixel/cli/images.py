@@ -1,4 +1,4 @@
-"""`raypixel sample`, `complete` and `score`: images from a model, and what it thinks of images."""
+"""`raypixel complete` and `score`: what a model makes of images."""
 
 import json
 import math
@@ -7,126 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raypixel.cli.image_options import (
+    BATCH_OPTION,
+    CLASS_OPTION,
+    IMAGES_ARGUMENT,
+    INDEX_OPTION,
+    ROOT_OPTION,
+    SAMPLER_OPTION,
+    SEED_OPTION,
+    SPLIT_OPTION,
+    TEMPERATURE_OPTION,
+)
 from raypixel.cli.progress import bar, counter, say
 from raypixel.cli.use import CHECKPOINT_ARGUMENT, DEVICE_OPTION
 
 if TYPE_CHECKING:
     from raypixel.jobs.images import Images
     from raypixel.jobs.model import Model
-
-SEED_OPTION = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-TEMPERATURE_OPTION = click.option(
-    "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Divides the logits: less than 1 sharpens the distribution.",
-)
-CLASS_OPTION = click.option(
-    "--class", "class_label", type=int, help="Class, for a class-conditional model."
-)
-BATCH_OPTION = click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Images in memory at a time; does not change them.",
-)
-SAMPLER_OPTION = click.option(
-    "--sampler",
-    type=click.Choice(["cached", "oracle"]),
-    default="cached",
-    show_default=True,
-    help="oracle runs the whole network for each sub-pixel: hundreds of times slower, the same images.",
-)
-IMAGES_ARGUMENT = click.argument("images", nargs=-1, type=click.Path(path_type=Path))
-SPLIT_OPTION = click.option(
-    "--split", type=click.Choice(["train", "val", "test"]), help="Take images from the data set."
-)
-INDEX_OPTION = click.option("--index", help="Which images of the split, such as 3 or 0:8.")
-ROOT_OPTION = click.option(
-    "--root",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of prepared data sets; default the one used in training.",
-)
-
-
-@click.command()
-@CHECKPOINT_ARGUMENT
-@click.option("-n", "num_images", type=click.IntRange(min=1), default=64, show_default=True)
-@SEED_OPTION
-@TEMPERATURE_OPTION
-@CLASS_OPTION
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("samples.png"),
-    show_default=True,
-    help="A picture of all, a folder/ for one PNG each, or an .npz file of levels.",
-)
-@click.option(
-    "--gif",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Also show the images being written.",
-)
-@BATCH_OPTION
-@SAMPLER_OPTION
-@DEVICE_OPTION
-def sample(
-    checkpoint: Path,
-    num_images: int,
-    seed: int,
-    temperature: float,
-    class_label: int | None,
-    out: Path,
-    gif: Path | None,
-    batch_size: int,
-    sampler: Any,
-    device: str,
-) -> None:
-    """Draw images from a model.
-
-    Image k depends on the seed and k alone: the same whatever -n and --batch-size are, but for float32 rounding, which can
-    turn a near-tie. CHECKPOINT is a checkpoint's or a run's folder.
-
-    \b
-      raypixel sample runs/digits_pixelcnn -n 16 --gif writing.gif
-      raypixel sample runs/digits_pixelcnn -n 1000 --out samples.npz
-    """
-    import torch
-
-    from raypixel.figures import image_grid, save_animation
-    from raypixel.jobs.files import check_gif, check_out, save_images
-    from raypixel.jobs.model import load
-
-    check_out(out)
-    check_gif(gif)
-    model = load(checkpoint, device=device)
-    written = torch.zeros(num_images, *model.image_shape, dtype=torch.uint8)
-    frames = []
-
-    def watch(start: int, levels: torch.Tensor) -> None:
-        written[start : start + len(levels)] = levels
-        frames.append(image_grid(written, num_levels=model.num_levels))
-
-    total = math.prod(model.image_shape) * math.ceil(num_images / batch_size)
-    with bar("sampling", unit="sub-pixels") as progress:
-        x = model.sample(
-            num_images,
-            seed=seed,
-            temperature=temperature,
-            class_label=class_label,
-            batch_size=batch_size,
-            sampler=sampler,
-            progress=counter(progress, total),
-            watch=watch if gif else None,
-        )
-    save_images(x, out, num_levels=model.num_levels)
-    say(f"{num_images} samples of {model.checkpoint.path}, seed {seed}")
-    click.echo(str(out))
-    if gif:
-        save_animation(frames, gif)
-        click.echo(str(gif))
 
 
 @click.command()
@@ -182,11 +79,11 @@ def complete(
       raypixel complete runs/digits_pixelcnn digit.png --observed rows:3 -n 8
     """
     from raypixel.figures import image_grid, save_image
-    from raypixel.jobs.files import check_out, save_arrays
+    from raypixel.jobs.files import destination, save_arrays
     from raypixel.jobs.images import parse_observed
     from raypixel.jobs.model import load
 
-    check_out(out, folders=False)
+    to = destination(out, has_folders=False)
     model = load(checkpoint, device=device)
     asked = _images(model, images, split, index, root)
     known = parse_observed(observed, model.image_shape)
@@ -204,7 +101,7 @@ def complete(
             sampler=sampler,
             progress=counter(progress, total),
         )  # (N, n, C, H, W)
-    if out.suffix == ".npz":
+    if to.form == "arrays":
         save_arrays(out, images=asked.x, observed=known, completions=completed)
     else:
         import torch
@@ -297,7 +194,7 @@ def _images(
     index: str | None,
     root: Path | None,
 ) -> "Images":
-    """Return the images that a command names.
+    """Return the images that a command names; say which of the files could not be taken exactly.
 
     Raises:
         ConfigError: Files and a split are named, or neither.
@@ -311,6 +208,13 @@ def _images(
     if paths:
         if index is not None:
             raise ConfigError("--index must be given with --split, got files")
-        return read_images(model.checkpoint, paths)
+        images = read_images(model.checkpoint, paths)
+        changed = [
+            f"{name} ({how})" for name, how in zip(paths, images.changes, strict=True) if how
+        ]
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        if changed:
+            say(f"changed on the way in: {', '.join(changed[:3])}{more}")
+        return images
     assert split is not None
     return select_images(model.checkpoint, split, index, root=root)

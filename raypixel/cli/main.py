@@ -55,14 +55,14 @@ def main() -> None:
 
 
 def _add_commands() -> None:
-    from raypixel.cli import catalog, figure, images, report, runs, sweep, use
+    from raypixel.cli import catalog, figure, images, report, runs, sample, sweep, use
 
     for command in (
         runs.train,
         sweep.sweep,
         report.report,
         use.evaluate,
-        images.sample,
+        sample.sample,
         images.complete,
         images.score,
         figure.figure,

@@ -1,31 +1,59 @@
 """Where images go: one picture, a folder of PNG files, or an .npz file of levels."""
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from raypixel.errors import RaypixelError
-from raypixel.figures import check_picture_path, image_grid, save_image
+from raypixel.figures import check_picture_path, gray_values, image_grid, save_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-def check_out(path: Path, *, folders: bool = True) -> None:
-    """Refuse a path that images cannot be written to, before the work that makes them.
+@dataclass(frozen=True)
+class Destination:
+    """Where images go, and in which form.
+
+    Attributes:
+        path: The file or the folder.
+        form: One picture, a folder of PNG files, or levels as .npz.
+    """
+
+    path: Path
+    form: Literal["picture", "folder", "arrays"]
+
+
+def destination(
+    text: str | Path, *, has_folders: bool = True, overwrites: bool = False
+) -> Destination:
+    """Return what a path means; refuse one that cannot be written, before the work that makes the images.
+
+    Args:
+        text: An .npz or a picture's path; a name without an ending, with a slash behind it, or of a folder that
+            exists, is a folder.
+        has_folders: Folders are accepted.
+        overwrites: A folder need not be empty.
 
     Raises:
-        RaypixelError: The ending is unknown, or there is a file where the folder should be.
+        RaypixelError: The ending is unknown, there is a file where the folder should be, or the folder is in use.
     """
-    if path.suffix == ".npz":
-        return
-    if folders and not path.suffix:
+    path = Path(text)
+    if has_folders and (str(text).endswith(("/", os.sep)) or not path.suffix or path.is_dir()):
         if path.exists() and not path.is_dir():
             raise RaypixelError(f"{path}: must be a folder, got a file")
-        return
+        if path.is_dir() and any(path.iterdir()) and not overwrites:
+            got = f"{sum(1 for _ in path.iterdir())} files in it"
+            raise RaypixelError(f"{path}: must be empty, unless --overwrite is given, got {got}")
+        return Destination(path, "folder")
+    if path.suffix == ".npz":
+        return Destination(path, "arrays")
     check_picture_path(path)
+    return Destination(path, "picture")
 
 
 def check_gif(path: Path | None) -> None:
@@ -38,20 +66,25 @@ def check_gif(path: Path | None) -> None:
         raise RaypixelError(f"--gif must end in .gif, got {path.name!r}")
 
 
-def save_images(x: Tensor, path: Path, *, num_levels: int) -> None:
-    """Write images where the path says: a grid, one PNG each with one pixel a pixel, or levels.
+def save_images(x: Tensor, to: Destination, *, num_levels: int) -> None:
+    """Write images: a grid, one PNG each with one pixel a pixel, or levels.
+
+    Numbered PNG files that an earlier call left in the folder are replaced, all of them; other files stay.
 
     Raises:
         RaypixelError: The path cannot be written.
     """
-    if path.suffix == ".npz":
-        save_arrays(path, images=x)
-    elif path.suffix:
-        save_image(image_grid(x, num_levels=num_levels), path)
+    if to.form == "arrays":
+        save_arrays(to.path, images=x)
+    elif to.form == "picture":
+        save_image(image_grid(x, num_levels=num_levels), to.path)
     else:
+        for earlier in to.path.glob("*.png") if to.path.is_dir() else ():
+            if earlier.stem.isdecimal():
+                earlier.unlink()
         digits = len(str(len(x) - 1))
         for k, image in enumerate(x):
-            save_image(_plain(image, num_levels), path / f"{k:0{digits}}.png")
+            save_image(_plain(image, num_levels), to.path / f"{k:0{digits}}.png")
 
 
 def save_arrays(path: Path, **arrays: Tensor) -> None:
@@ -71,7 +104,5 @@ def save_arrays(path: Path, **arrays: Tensor) -> None:
 def _plain(image: Tensor, num_levels: int) -> "Image.Image":
     from PIL import Image
 
-    levels = image.numpy().astype(np.int64)
-    scaled = (levels * 255 * 2 + num_levels - 1) // (2 * (num_levels - 1))
-    pixels = scaled.astype(np.uint8).transpose(1, 2, 0)
+    pixels = gray_values(image, num_levels=num_levels).transpose(1, 2, 0)
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from raypixel.checkpoint import Checkpoint
 from raypixel.data import to_levels
-from raypixel.data.sources.pictures import decode, look
+from raypixel.data.sources.pictures import decode, look, losses
 from raypixel.data.sources.raw import read_bytes
 from raypixel.errors import ConfigError, DataError
+from raypixel.figures import gray_values
 from raypixel.jobs.evaluate import open_split
 
 
@@ -25,11 +26,13 @@ class Images:
         names: What to call each.
         x: Levels, (N, C, H, W), uint8.
         class_labels: (N,) int64 where they are known.
+        changes: For each image that a file could not give exactly, what was changed; "" for others.
     """
 
     names: list[str]
     x: Tensor
     class_labels: Tensor | None
+    changes: tuple[str, ...] = ()
 
 
 def read_images(checkpoint: Checkpoint, paths: Sequence[Path]) -> Images:
@@ -41,7 +44,7 @@ def read_images(checkpoint: Checkpoint, paths: Sequence[Path]) -> Images:
         DataError: A file is no image, or its size or colors are not the model's.
     """
     channels, height, width = checkpoint.info.image_shape
-    images = []
+    images, lost = [], []
     for path in paths:
         content, where = read_bytes(path), str(path)
         seen = look(content, where=where)
@@ -53,8 +56,14 @@ def read_images(checkpoint: Checkpoint, paths: Sequence[Path]) -> Images:
         if channels == 1 and not (pixels == pixels[:1]).all():
             raise DataError(f"{path}: must be gray as in training, got colors")
         images.append(pixels[:channels])
+        lost.append(losses(content, where=where))
     stacked = torch.from_numpy(np.stack(images)).long()
-    return Images([str(path) for path in paths], _to_model_levels(stacked, checkpoint), None)
+    x, num_levels = _to_model_levels(stacked, checkpoint), checkpoint.info.num_levels
+    is_drawn = (torch.from_numpy(gray_values(x, num_levels=num_levels)) == stacked).flatten(1)
+    for changed, is_exact in zip(lost, is_drawn.all(1).tolist(), strict=True):
+        if not is_exact:
+            changed.append(f"values to the model's {num_levels} levels")
+    return Images([str(path) for path in paths], x, None, tuple(", ".join(each) for each in lost))
 
 
 def _to_model_levels(x: Tensor, checkpoint: Checkpoint) -> Tensor:

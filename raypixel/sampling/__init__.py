@@ -1,5 +1,6 @@
 """Drawing images: a cached sampler, and the oracle that it is held to."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
@@ -60,10 +61,10 @@ def sample(
         Levels, (N, C, H, W), uint8, on the CPU.
 
     Raises:
-        ValueError: The temperature is not positive, x does not fit the model, or labels do not.
+        ValueError: The temperature is not positive and finite, x does not fit the model, or labels do not.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
     shape = (len(seeds), *cast(PixelModel, model).image_shape)
     _check_observed(x, observed, shape)
     was_training = model.training

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raypixel.models import build_model, validate_model_config
-from raypixel.models.registry import sampling_stages
+from raypixel.models.registry import generation_order, sampling_stages
 from raypixel.sampling import Image, Slots, image_seeds, sample
 from raypixel.sampling.cached import sample_batch, teacher_forced
 from raypixel.sampling.memory import Memory
@@ -76,6 +76,24 @@ def test_samples_and_completions_equal_the_oracle(config, backend, image_shape, 
         )
         assert torch.equal(found, expected)
     assert torch.equal(found[observed], x[observed])
+
+
+@every_variant
+def test_before_the_first_observed_dimension_a_completion_is_the_unconditioned_sample(config):
+    model = random_model(config, image_shape=(3, 4, 3), num_levels=NUM_LEVELS)
+    seeds, labels = image_seeds(0, 2), labels_for(model, 2)
+    free = sample(model, seeds, class_labels=labels)
+    numbers = torch.empty(4, 3, dtype=torch.int64)
+    for number, (i, j) in enumerate(generation_order(model)):
+        numbers[i, j] = number
+    dimensions = (
+        numbers * 3 + torch.arange(3)[:, None, None]
+    )  # (C, H, W), in the order of generation
+    observed = ((dimensions >= 17) & (dimensions % 2 == 1)).expand(2, -1, -1, -1)
+    x = (free + 1) % NUM_LEVELS  # other levels than those drawn
+    found = sample(model, seeds, class_labels=labels, x=x, observed=observed)
+    assert torch.equal(found[:, dimensions < 17], free[:, dimensions < 17])
+    assert not torch.equal(found[:, dimensions > 17], free[:, dimensions > 17])
 
 
 @both_backends

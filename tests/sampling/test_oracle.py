@@ -80,9 +80,11 @@ def test_noise_of_an_image_has_a_row_for_each_dimension(image_shape, num_levels)
     assert not torch.equal(image_noise(model, 2), noise)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_a_temperature_that_is_not_positive_is_refused(temperature):
-    with pytest.raises(ValueError, match=f"temperature must be positive, got {temperature}"):
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature):
+    with pytest.raises(
+        ValueError, match=f"temperature must be positive and finite, got {temperature}"
+    ):
         sample(model_of((1, 2, 2), 2), [1], temperature=temperature)
 
 

@@ -104,6 +104,27 @@ def decode(
     return levels[None] if channels == 1 else levels.transpose(2, 0, 1)
 
 
+def losses(picture: bytes, *, where: str) -> list[str]:
+    """Say what `decode` cannot keep of a picture: transparency, and levels finer than 8 bits.
+
+    Raises:
+        DataError: It cannot be decoded.
+    """
+    with _Guard(where), _open(picture) as image:
+        found = []
+        stored = str(
+            [tile[3] for tile in getattr(image, "tile", [])]
+        )  # Pillow's name for the bytes
+        if image.mode.startswith("I"):
+            if (np.asarray(image) % 257).any():
+                found.append("16 bits to 8")
+        elif ";16" in stored:  # colors of 16 bits, which Pillow itself cuts
+            found.append("16 bits to 8")
+        if _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            found.append("transparency over white")
+    return found
+
+
 def decode_all(
     pictures: list[tuple[str, bytes]], *, image_shape: tuple[int, int, int]
 ) -> np.ndarray:
@@ -147,11 +168,15 @@ def _flatten(image: "Image.Image", mode: str, where: str) -> "Image.Image":
         raise DataError(f"{where}: must have 8 or 16 bits per channel, got floating point")
     if image.mode.startswith("I"):
         image = _to_8_bits(image, where)
-    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    elif _has_alpha(image):
         over = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "white")
         image.alpha_composite(over)
     return image if image.mode == mode else image.convert(mode)
+
+
+def _has_alpha(image: "Image.Image") -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
 
 
 def _to_8_bits(image: "Image.Image", where: str) -> "Image.Image":

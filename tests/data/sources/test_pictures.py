@@ -1,11 +1,13 @@
 import io
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from raypixel.data.sources.pictures import Look, agree, decode, decode_all, look
+from raypixel.data.sources.pictures import Look, agree, decode, decode_all, look, losses
 from raypixel.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -175,3 +177,30 @@ def test_floating_point_and_wild_levels_are_refused():
     content = encoded(Image.fromarray(GRAY.astype(np.int32) * 70_000), "TIFF")
     with pytest.raises(DataError, match=r"x: must have levels in 0 to 65535, got"):
         decode(content, where="x", channels=1, size=None)
+
+
+def test_what_decoding_cannot_keep_is_named():
+    deep = GRAY.astype(np.uint16) * 256
+    alpha = Image.fromarray(np.dstack([RGB, GRAY]))
+    for image, expected in (
+        (Image.fromarray(RGB), []),
+        (Image.fromarray(GRAY), []),
+        (Image.fromarray(GRAY.astype(np.uint16) * 257), []),
+        (Image.fromarray(deep), ["16 bits to 8"]),
+        (alpha, ["transparency over white"]),
+        (Image.fromarray(np.dstack([GRAY, np.full_like(GRAY, 255)])), []),
+    ):
+        assert losses(encoded(image), where="x") == expected
+
+
+def test_colors_of_sixteen_bits_are_named_though_pillow_cuts_them_itself():
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + crc
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + struct.pack(">6H", 1, 2, 3, 4, 5, 6))
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
+    assert losses(b"\x89PNG\r\n\x1a\n" + b"".join(parts), where="x") == ["16 bits to 8"]
+    with pytest.raises(DataError, match="x: must be a readable image"):
+        losses(b"nothing", where="x")

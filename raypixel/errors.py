@@ -37,6 +37,10 @@ class TrainingError(RaypixelError):
     """Report a training that cannot go on, such as a loss that is no longer finite."""
 
 
+class ServingError(RaypixelError):
+    """Report a service that cannot start, or a request that it cannot take."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `", did you mean 'x'?"` for the closest known word, or an empty string."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.6)

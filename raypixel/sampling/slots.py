@@ -85,6 +85,9 @@ class Slots:
     Attributes:
         x: Levels written so far, (num_slots, C, H, W), uint8, on the model's device.
         recorded: Parameters of every sub-pixel, (num_slots, P, C, H, W), if they are recorded.
+        stage: Which stage each image stands in: -1 of an empty slot, the number of stages of a complete image.
+        row: Row of each image's next pixel in its stage.
+        column: Column of each image's next pixel in its stage.
     """
 
     def __init__(
@@ -122,7 +125,8 @@ class Slots:
             row=np.zeros(num_slots, dtype=np.int64),
             column=np.zeros(num_slots, dtype=np.int64),
         )
-        self.x, self.recorded, self.row = self._batch.x, self._batch.recorded, self._batch.row
+        self.x, self.recorded = self._batch.x, self._batch.recorded
+        self.row, self.column = self._batch.row, self._batch.column
         self._prepared = _prepare(model)
         self.stages = self._prepared.stages
         chosen = backend or choose_backend(self._batch)

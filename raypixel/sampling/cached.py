@@ -56,7 +56,8 @@ def sample_batch(
     channels = batch.image_shape[0]
     done = 0
     for number, stage in enumerate(batch.stages):
-        batch.prefill(slots)
+        if batch.backend == "torch":
+            batch.prefill(slots)
         given = 0 if stage.given is None else int(stage.given.sum())
         total = channels * (stage.height * stage.plan.width - given)
         before = done

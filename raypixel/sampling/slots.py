@@ -85,6 +85,7 @@ class Slots:
     Attributes:
         x: Levels written so far, (num_slots, C, H, W), uint8, on the model's device.
         recorded: Parameters of every sub-pixel, (num_slots, P, C, H, W), if they are recorded.
+        backend: How it advances.
         stage: Which stage each image stands in: -1 of an empty slot, the number of stages of a complete image.
         row: Row of each image's next pixel in its stage.
         column: Column of each image's next pixel in its stage.
@@ -129,8 +130,8 @@ class Slots:
         self.row, self.column = self._batch.row, self._batch.column
         self._prepared = _prepare(model)
         self.stages = self._prepared.stages
-        chosen = backend or choose_backend(self._batch)
-        self._runners = [self._runner(number, chosen) for number in range(len(self.stages))]
+        self.backend = backend or choose_backend(self._batch)
+        self._runners = [self._runner(number, self.backend) for number in range(len(self.stages))]
         self.stage = np.full(num_slots, -1)
 
     def _runner(self, number: int, backend: Backend) -> Runner:
@@ -191,6 +192,7 @@ class Slots:
     def prefill(self, slots: Sequence[int]) -> None:
         """Consume, row by row in parallel, the rows at the top that are observed in all of these images.
 
+        It runs in PyTorch: compiled code walks over observed rows faster than that, but for large batches.
         The images stand at the beginning of a stage.
         """
         stages = {int(self.stage[slot]) for slot in slots}

@@ -1,11 +1,12 @@
 """What runs in the engine's one thread: a step of the slots, and the scoring of a few images.
 
 A step lets go of some slots, admits images, and advances all by some pixels: as many as fit a span of time, by the pace
-of the steps before. Each admitted image is prepared alone, so that its numbers do not depend on who else comes.
+of the steps before. In PyTorch the observed rows at the top of completions are consumed at once, by groups of as many rows;
+compiled code walks over them image by image, so that there an image's numbers do not depend on who else comes.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +68,7 @@ class Worker:
         self._slots = slots = Slots(model, num_slots)
         self._waiting: dict[int, Image] = {}
         self._told = np.zeros(num_slots, dtype=np.int64)
+        self._num_observed = np.zeros(num_slots, dtype=np.int64)  # rows at the top
         self._known = np.zeros(num_slots, dtype=np.int64)
         channels = slots.image_shape[0]
         self._written = [_written_before(stage, channels) for stage in slots.stages]
@@ -86,12 +88,14 @@ class Worker:
             self._waiting.pop(slot, None)
             self._release(slot)
         self._waiting |= orders.admitted
-        self._admit(outcome, span_s=orders.span_s)
+        admitted = self._admit(outcome, span_s=orders.span_s)
         try:
+            self._prefill([slot for slot in admitted if self._slots.stage[slot] == 0])
             before = self._slots.stage.copy()
             if ((before >= 0) & (before < len(self._slots.stages))).any():
                 self._advance(self._num_pixels(orders))
-                self._prefill_entered(before)
+                stage = self._slots.stage
+                self._prefill(np.flatnonzero((stage > before) & (stage < len(self._slots.stages))))
             progress = self._progress()
             outcome.gained, self._known = int((progress - self._known).sum()), progress
             self._report(orders.streamed, outcome)
@@ -112,31 +116,38 @@ class Worker:
         self._score_s += 0.5 * ((time.perf_counter() - started) / count - self._score_s)
         return nats
 
-    def _admit(self, outcome: Outcome, *, span_s: float) -> None:
+    def _admit(self, outcome: Outcome, *, span_s: float) -> list[int]:
         """Admit images for a span of time, one at least; the noise of a large image takes milliseconds."""
         deadline = time.perf_counter() + span_s
+        admitted = []
         for slot, image in list(self._waiting.items()):
             del self._waiting[slot]
             try:
                 self._slots.admit([slot], [image])
-                self._told[slot] = 0
-                if image.observed is not None:
-                    self._slots.prefill([slot])
+                self._told[slot], self._num_observed[slot] = 0, _num_rows_observed(image)
+                admitted.append(slot)
             except Exception as error:
                 self._release(slot)
                 outcome.failed.append((slot, error))
             if time.perf_counter() > deadline:
-                return
+                break
+        return admitted
 
     def _release(self, slot: int) -> None:
         self._slots.release(slot)
         self._known[slot] = 0
 
-    def _prefill_entered(self, before: NDArray[np.int64]) -> None:
-        """Consume the observed rows of images that have entered a further stage."""
-        stage = self._slots.stage
-        for slot in np.flatnonzero((stage > before) & (stage < len(self._slots.stages))):
-            self._slots.prefill([int(slot)])
+    def _prefill(self, slots: Iterable[int]) -> None:
+        """Consume the observed rows of images that begin a stage."""
+        if self._slots.backend != "torch":
+            return
+        groups: dict[tuple[int, int], list[int]] = {}
+        for slot in slots:
+            key = int(self._slots.stage[slot]), int(self._num_observed[slot])
+            groups.setdefault(key, []).append(int(slot))
+        for (_, num_rows), group in groups.items():
+            if num_rows:
+                self._slots.prefill(group)
 
     def _num_pixels(self, orders: Orders) -> int:
         slots, remaining, active = self._slots, [], 0
@@ -203,3 +214,11 @@ def _written_before(stage: Stage, channels: int) -> NDArray[np.int64]:
     if stage.given is not None:
         is_written -= stage.given.flatten().cpu().numpy().astype(np.int64)
     return np.concatenate([[0], np.cumsum(is_written * channels)])
+
+
+def _num_rows_observed(image: Image) -> int:
+    """Return how many rows at the top of an image are wholly observed."""
+    if image.observed is None:
+        return 0
+    is_complete = image.observed.all(dim=2).all(dim=0)
+    return int(is_complete.long().cumprod(0).sum())

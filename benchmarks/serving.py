@@ -1,0 +1,112 @@
+"""Serving: what the engine and the service cost beside the sampler itself.
+
+    python benchmarks/serving.py engine       throughput at saturation, and a small request's wait among large ones
+
+Each subcommand is a function of this file that adds its own options. The model is the recipe's with random weights: speed
+does not depend on them. Competitors take turns, and medians are printed.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import median, timed
+from raypixel.experiment import load_experiment
+from raypixel.models import build_model
+from raypixel.sampling import Image, image_seeds, sample
+from raypixel.serving.engine import Engine
+
+
+def model_of(recipe: str) -> nn.Module:
+    """Build a recipe's model for black and white MNIST pictures, untrained."""
+    torch.manual_seed(0)
+    config = load_experiment(recipe, {}).model
+    return build_model(config, image_shape=(1, 28, 28), num_levels=2).eval()
+
+
+async def engine_seconds(
+    engine: Engine, num_images: int, *, request_size: int, streams_rows: bool
+) -> float:
+    """Return the time of many requests that all wait at once."""
+    seeds = image_seeds(1, num_images)
+    started = time.perf_counter()
+    jobs = [
+        engine.submit(
+            [Image(seed) for seed in seeds[k : k + request_size]], streams_rows=streams_rows
+        )
+        for k in range(0, num_images, request_size)
+    ]
+    for job in jobs:
+        await job.result()
+    return time.perf_counter() - started
+
+
+async def small_seconds(engine: Engine) -> tuple[float, float]:
+    """Return how long one image takes alone, and after 512 images have been asked for at once."""
+    alone = await engine_seconds(engine, 1, request_size=1, streams_rows=False)
+    large = engine.submit([Image(seed) for seed in image_seeds(2, 512)])
+    await asyncio.sleep(0.5)
+    among = await engine_seconds(engine, 1, request_size=1, streams_rows=False)
+    large.cancel()
+    return alone, among
+
+
+async def engine_table(arguments: argparse.Namespace) -> None:
+    """Print the engine's speed at 64 slots over the sampler's at batch 64, and a small request's latency."""
+    model = model_of(arguments.recipe)
+    engine = Engine(model, num_slots=64)
+    await engine.start()
+    seeds = image_seeds(0, 256)
+    sample(model, seeds[:64])
+    times: dict[str, list[float]] = {"sampler": [], "engine": [], "engine, streamed": []}
+    for _ in range(arguments.rounds):
+        times["sampler"].append(timed(lambda: sample(model, seeds, batch_size=64)))
+        for name, streams in (("engine", False), ("engine, streamed", True)):
+            times[name].append(
+                await engine_seconds(engine, 256, request_size=7, streams_rows=streams)
+            )
+    print(f"{arguments.recipe}, 256 images, {torch.get_num_threads()} threads")
+    for name, values in times.items():
+        seconds = median(values)
+        ratio = median([a / b for a, b in zip(times["sampler"], values, strict=True)])
+        print(
+            f"{name:18} {seconds:6.2f} s  {256 / seconds:6.1f} images/s  {ratio:5.2f} of the sampler"
+        )
+    alone, among = (
+        median(list(each))
+        for each in zip(*[await small_seconds(engine) for _ in range(5)], strict=True)
+    )
+    print(
+        f"one image alone {1e3 * alone:.0f} ms; 0.5 s after a request for 512: {1e3 * among:.0f} ms"
+    )
+    await engine.close()
+
+
+def add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `engine`."""
+    parser = commands.add_parser("engine", help="throughput at saturation against the sampler")
+    parser.add_argument("--recipe", default="mnist_pixelcnn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.set_defaults(run=lambda arguments: asyncio.run(engine_table(arguments)))
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    add_engine(commands)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,7 @@
 """Where a plan's planes lie: one flat row of numbers for each image, the same for every sampler."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,14 +15,34 @@ class Memory:
     """The planes of a batch of images, (num_slots, numbers of one image)."""
 
     def __init__(
-        self, plan: Plan, num_slots: int, *, dtype: torch.dtype, device: torch.device
+        self,
+        plan: Plan,
+        num_slots: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        block_rows: int = 0,
+        scratch: Sequence[Plane] = (),
     ) -> None:
-        self.index = {plane: number for number, plane in enumerate(plan.planes)}
+        """Make the planes, as if no row were written.
+
+        Args:
+            plan: The plan.
+            num_slots: Images.
+            dtype: Floating type.
+            device: Where.
+            block_rows: Whole rows kept beside those above them, of cells too; 0 keeps each plane's ring only.
+            scratch: Planes beside the plan's own.
+        """
+        planes = [*plan.planes, *scratch]
+        self.index = {plane: number for number, plane in enumerate(planes)}
         self.offsets: list[int] = []
         parts = []
         offset = 0
-        for plane in plan.planes:
-            part = _outside(plane, plan.width)
+        shapes = []
+        for plane in planes:
+            part = _outside(plane, plan.width, block_rows)
+            shapes.append(part.shape)
             self.offsets.append(offset)
             parts.append(part.to(dtype).flatten())
             offset += part.numel()
@@ -28,10 +50,8 @@ class Memory:
         self.outside = torch.cat(parts).to(device)
         self.flat = self.outside.repeat(num_slots, 1)
         self.views = [
-            self.flat[:, start : start + part.numel()].unflatten(
-                1, (plane.rows, padded_width(plane, plan.width), plane.size)
-            )
-            for plane, start, part in zip(plan.planes, self.offsets, parts[:-1], strict=True)
+            self.flat[:, start : start + shape.numel()].unflatten(1, shape)
+            for start, shape in zip(self.offsets, shapes, strict=True)
         ]
 
     def of(self, plane: Plane) -> Tensor:
@@ -48,9 +68,12 @@ def padded_width(plane: Plane, width: int) -> int:
     return plane.left + width + plane.right if plane.kind == "row" else 1
 
 
-def _outside(plane: Plane, width: int) -> Tensor:
+def _outside(plane: Plane, width: int, block_rows: int) -> Tensor:
     """Return what a plane holds before the first row, (rows, columns, size)."""
-    outside = torch.zeros(plane.rows, padded_width(plane, width), plane.size, dtype=torch.float64)
+    num_rows, num_columns = plane.rows, padded_width(plane, width)
+    if block_rows and plane.kind != "image":
+        num_rows, num_columns = plane.rows - 1 + block_rows, plane.left + width + plane.right
+    outside = torch.zeros(num_rows, num_columns, plane.size, dtype=torch.float64)
     if plane.above is not None:
         outside[:] = plane.above.cpu()
     if plane.kind == "row":

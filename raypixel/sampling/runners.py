@@ -11,7 +11,11 @@ from raypixel.nn.likelihoods import PixelLikelihood
 from raypixel.nn.masked import scale_levels
 from raypixel.nn.plan import Stage
 from raypixel.sampling import fused
+from raypixel.sampling.blocks import Schedule
 from raypixel.sampling.stepping import Stepper, Where
+
+# memory that a block of observed rows may take; more images are consumed in turn
+BLOCK_BYTES = 2**27
 
 
 @dataclass
@@ -86,17 +90,43 @@ class Runner:
             self.condition[where] = maps.permute(0, 2, 3, 1)
 
     def prefill(self, slots: NDArray[np.int64]) -> None:
-        """Consume the rows at the top that all of these images have observed, a row at a time, all columns at once."""
+        """Consume the rows at the top that all of these images have observed, in one pass wherever nothing recurs."""
         stride = self.stage.stride
         is_known = self.batch.observed[torch.as_tensor(slots)][..., ::stride, ::stride]
         is_complete = is_known.all(dim=3).all(dim=1).all(dim=0).tolist()
         num_rows = next((i for i, known in enumerate(is_complete) if not known), len(is_complete))
-        for row in range(num_rows):
-            where = Where(self._some(slots), row)
-            self.begin_rows(where, is_first=row == 0)
-            self.stepper.write(self.plan.levels, where, self._levels(where))
-            self.stepper.fill_row(where)
+        if num_rows:
+            schedule = Schedule(self.plan)
+            block = self._block(schedule, 1, num_rows).memory.outside
+            at_once = max(1, BLOCK_BYTES // (len(block) * block.element_size()))
+            for start in range(0, len(slots), at_once):
+                self._fill(schedule, slots[start : start + at_once], num_rows)
         self.batch.row[slots] = num_rows
+
+    def _block(self, schedule: Schedule, num_slots: int, num_rows: int) -> Stepper:
+        device, dtype = self.batch.device, self.batch.dtype
+        return Stepper(
+            self.plan, num_slots, dtype=dtype, device=device,
+            block_rows=num_rows, scratch=schedule.scratch,
+        )  # fmt: skip
+
+    def _fill(self, schedule: Schedule, slots: NDArray[np.int64], num_rows: int) -> None:
+        """Run the plan over the first rows of some images; keep of each plane what the next row reads."""
+        block = self._block(schedule, len(slots), num_rows)
+        own, rows = self._some(slots), slice(0, num_rows)
+        where = Where(slice(None), rows)
+        if self.plan.classes is not None:
+            classes = self.stepper.memory.of(self.plan.classes)[own]
+            block.memory.of(self.plan.classes)[:] = classes
+        if self.condition is not None and self.plan.condition is not None:
+            block.write(self.plan.condition, where, self.condition[own, rows])
+        block.write(self.plan.levels, where, self._levels(Where(own, rows)))
+        schedule.run(block, num_rows)
+        for plane in self.plan.planes:
+            if plane.kind == "row":
+                kept, filled = self.stepper.memory.of(plane), block.memory.of(plane)
+                for row in range(num_rows - plane.rows, num_rows):
+                    kept[own, row % plane.rows] = filled[:, row % filled.shape[1]]
 
     def advance(self, slots: NDArray[np.int64], num_pixels: int) -> None:
         """Write the next pixels of images that stand in this stage."""
@@ -127,6 +157,7 @@ class Runner:
         stride, channels = self.stage.stride, self.plan.num_channels
         row, column = where.row, where.column
         assert column is not None
+        assert not isinstance(row, slice)
         is_given = self.stage.given is not None
         dimension = self._dimension(row, column)
         scale = 2.0 / (self.batch.num_levels - 1)
@@ -154,13 +185,11 @@ class Runner:
             self.stepper.write(self.plan.levels, where, scaled[:, None], channel=c)
 
     def _levels(self, where: Where) -> Tensor:
-        """Return the scaled levels of rows, (M, width, C)."""
+        """Return the scaled levels of a block of rows, (M, rows, width, C)."""
         stride = self.stage.stride
-        x = self.batch.x[..., ::stride, ::stride][where.slots, :, where.row]  # (M, C, width)
-        levels = scale_levels(
-            x[:, :, None], num_levels=self.batch.num_levels, dtype=self.batch.dtype
-        )
-        return levels[:, :, 0].transpose(1, 2)
+        x = self.batch.x[where.slots][..., ::stride, ::stride][:, :, where.row]
+        levels = scale_levels(x, num_levels=self.batch.num_levels, dtype=self.batch.dtype)
+        return levels.permute(0, 2, 3, 1)
 
     def _dimension(self, row: int | Tensor, column: int | Tensor) -> int | Tensor:
         if isinstance(row, int) and isinstance(column, int):

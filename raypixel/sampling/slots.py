@@ -190,7 +190,7 @@ class Slots:
                 self._enter(ended, number + 1)
 
     def prefill(self, slots: Sequence[int]) -> None:
-        """Consume, row by row in parallel, the rows at the top that are observed in all of these images.
+        """Consume the rows at the top that are observed in all of these images, in one pass wherever nothing recurs.
 
         It runs in PyTorch: compiled code walks over observed rows faster than that, but for large batches.
         The images stand at the beginning of a stage.

@@ -4,8 +4,8 @@ Images may stand at different positions: then rows and columns are index tensors
 plain slices, one matrix product for each operation, nothing read back from the device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +17,16 @@ from raypixel.sampling.memory import Memory
 
 @dataclass(frozen=True)
 class Where:
-    """Positions of some images: one for all, one for each, or a whole row.
+    """Positions of some images: one for all, one for each, a whole row, or, in a block, many whole rows.
 
     Attributes:
         slots: Which images; a slice, or (M,) int64.
-        row: A number for all, or (M,) int64.
+        row: A number for all, (M,) int64, or a slice of a block's rows.
         column: A number for all, (M,) int64, or None for all columns of the row.
     """
 
     slots: slice | Tensor
-    row: int | Tensor
+    row: int | Tensor | slice
     column: int | Tensor | None = None
 
 
@@ -34,10 +34,21 @@ class Stepper:
     """A plan with its memory for a number of images."""
 
     def __init__(
-        self, plan: Plan, num_slots: int, *, dtype: torch.dtype, device: torch.device
+        self,
+        plan: Plan,
+        num_slots: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        block_rows: int = 0,
+        scratch: Sequence[Plane] = (),
     ) -> None:
+        """Make the memory; with `block_rows`, of a block of whole rows (see `raypixel.sampling.blocks`)."""
         self.plan = plan
-        self.memory = Memory(plan, num_slots, dtype=dtype, device=device)
+        self.memory = Memory(
+            plan, num_slots, dtype=dtype, device=device, block_rows=block_rows, scratch=scratch
+        )
+        self._keeps_cells = block_rows > 0
         self._programs = [plan.program(group) for group in range(plan.num_groups)]
         self._cells: dict[Plane, Tensor] = {}
 
@@ -52,34 +63,23 @@ class Stepper:
             if row_pass.skips_first and is_first:
                 continue
             if row_pass.order == "parallel":
-                self._run(row_pass.ops, where)
+                self.run(row_pass.ops, where)
                 continue
             for column in reversed(range(self.plan.width)):
-                self._run(row_pass.ops, replace(where, column=column))
+                self.run(row_pass.ops, replace(where, column=column))
 
     def params(self, where: Where, group: int) -> Tensor:
         """Run the sub-step of a colour group; return the parameters so far, (M, C * P)."""
-        self._run(self._programs[group], where)
+        self.run(self._programs[group], where)
         return self._read(self.plan.params.at(), where)
-
-    def fill_row(self, where: Where) -> None:
-        """Run all sub-steps of rows whose levels are known, all columns at once where nothing scans."""
-        steps = [step for step in self.plan.steps if not step.is_output]
-        for scans, part in groupby(steps, key=lambda step: step.scans):
-            ops = [step.op for step in part]
-            if not scans:
-                self._run(ops, where)
-                continue
-            for column in range(self.plan.width):
-                self._run(ops, replace(where, column=column))
-        self._cells.clear()
 
     def write(self, plane: Plane, where: Where, value: Tensor, channel: int | None = None) -> None:
         """Write a plane's channels, or one of them, at positions."""
         stop = plane.size if channel is None else channel + 1
         self._write(plane.at(0, 0, channel or 0, stop), where, value)
 
-    def _run(self, ops: "tuple[Op, ...] | list[Op]", where: Where) -> None:
+    def run(self, ops: "tuple[Op, ...] | list[Op]", where: Where) -> None:
+        """Run operations at positions, one after another."""
         for op in ops:
             if isinstance(op, Linear):
                 self._write(op.target, where, self._linear(op, where))
@@ -117,9 +117,9 @@ class Stepper:
         return result
 
     def _read(self, tap: Tap, where: Where) -> Tensor:
-        """Return channels at positions, (M, channels), or (M, columns, channels) of whole rows."""
+        """Return channels at positions, (M, channels); of whole rows (M, columns, channels), in a block (M, rows, ...)."""
         plane = tap.plane
-        if plane.kind == "cell":
+        if plane.kind == "cell" and not self._keeps_cells:
             value = self._cells[plane][..., tap.start : tap.stop]
             if value.dim() == 3 and where.column is not None:
                 value = value[:, where.column]
@@ -128,12 +128,15 @@ class Stepper:
             value = self.memory.of(plane)[where.slots, 0, 0, tap.start : tap.stop]
             if where.column is None:
                 value = value[:, None].expand(-1, self.plan.width, -1)
+            if isinstance(where.row, slice):
+                num_rows = where.row.stop - where.row.start
+                value = value[:, None].expand(-1, num_rows, -1, -1)
             return value
         return self.memory.of(plane)[self._at(tap, where)]
 
     def _write(self, tap: Tap, where: Where, value: Tensor) -> None:
         plane = tap.plane
-        if plane.kind != "cell":
+        if plane.kind != "cell" or self._keeps_cells:
             self.memory.of(plane)[self._at(tap, where)] = value
         elif value.shape[-1] == plane.size:
             self._cells[plane] = value
@@ -144,11 +147,15 @@ class Stepper:
 
     def _at(
         self, tap: Tap, where: Where
-    ) -> tuple[slice | Tensor, int | Tensor, int | slice | Tensor, slice]:
+    ) -> tuple[slice | Tensor, int | slice | Tensor, int | slice | Tensor, slice]:
         plane = tap.plane
         if plane.kind == "image":
             return where.slots, 0, 0, slice(tap.start, tap.stop)
-        row = (where.row - tap.row) % plane.rows
+        row: int | slice | Tensor
+        if isinstance(where.row, slice):
+            row = self._block(where.row.start - tap.row, where.row.stop - tap.row, plane)
+        else:
+            row = (where.row - tap.row) % self.memory.of(plane).shape[1]
         column: int | slice | Tensor
         if where.column is None:
             first = plane.left + tap.column
@@ -156,3 +163,10 @@ class Stepper:
         else:
             column = where.column + (plane.left + tap.column)
         return where.slots, row, column, slice(tap.start, tap.stop)
+
+    def _block(self, start: int, stop: int, plane: Plane) -> slice | Tensor:
+        """Return where rows of a block lie: those above the image at its end."""
+        if start >= 0:
+            return slice(start, stop)
+        view = self.memory.of(plane)
+        return torch.arange(start, stop, device=view.device) % view.shape[1]

@@ -78,6 +78,32 @@ def test_samples_and_completions_equal_the_oracle(config, backend, image_shape, 
     assert torch.equal(found[observed], x[observed])
 
 
+@pytest.mark.parametrize("num_rows", [1, 4])
+@every_variant
+def test_parameters_below_rows_consumed_in_one_pass_equal_the_full_pass(
+    config, num_rows, monkeypatch
+):
+    monkeypatch.setattr("raypixel.sampling.runners.BLOCK_BYTES", 1)  # one image after another
+    model = random_model(config, image_shape=(3, 6, 3), num_levels=NUM_LEVELS)
+    x, labels = images_of(model, 2), labels_for(model, 2)
+    with torch.no_grad():
+        expected = model(x, labels)
+    slots = Slots(model, 2, backend="torch", records=True)
+    top = torch.zeros(3, 6, 3, dtype=torch.bool)
+    top[:, :num_rows] = True
+    given = [None if labels is None else int(labels[k]) for k in range(2)]
+    slots.admit([0, 1], [Image(0, given[k], 1.0, x[k], torch.ones_like(top)) for k in range(2)])
+    for number in range(len(slots.stages)):
+        slots._batch.observed[:] = top  # so that the block ends there
+        slots.prefill([0, 1])
+        slots._batch.observed[:] = True
+        while slots.stage[0] == number:
+            slots.advance(3)
+    below = slots.recorded.abs().amax(dim=(0, 1, 2, 4)) > 0
+    assert below.tolist() == [i >= num_rows for i in range(6)]
+    assert (slots.recorded - expected)[:, :, :, num_rows:].abs().max() < 1e-9
+
+
 @every_variant
 def test_before_the_first_observed_dimension_a_completion_is_the_unconditioned_sample(config):
     model = random_model(config, image_shape=(3, 4, 3), num_levels=NUM_LEVELS)
@@ -183,13 +209,13 @@ def test_a_class_label_must_fit_the_model():
         Slots(conditional, 1).admit([0], [Image(0)])
 
 
-def test_observed_rows_are_consumed_a_row_at_a_time():
+def test_observed_rows_at_the_top_are_consumed_before_the_first_step():
     config = validate_model_config({"kind": "pixelcnn", "hidden_size": 6, "num_layers": 1})
     model = random_model(config, image_shape=(1, 6, 4), num_levels=2)
     observed = torch.zeros(1, 6, 4, dtype=torch.bool)
     observed[:, :4] = True
     observed[:, 5] = True  # below an unobserved row: not consumed yet
-    slots = Slots(model, 1)
+    slots = Slots(model, 1, backend="torch")
     slots.admit([0], [Image(0, None, 1.0, torch.ones(1, 6, 4, dtype=torch.uint8), observed)])
     slots.prefill([0])
     assert slots.row[0] == 4

@@ -57,7 +57,7 @@ def validate(model_type: type[ConfigT], mapping: object) -> ConfigT:
     try:
         return model_type.model_validate(mapping)
     except ValidationError as error:
-        raise ConfigProblems(_problems(error, model_type)) from None
+        raise ConfigProblems(explain(error.errors(), model_type)) from None
 
 
 def parse(model_type: type[ConfigT], mapping: object, *, where: str) -> ConfigT:
@@ -155,11 +155,12 @@ def flatten(mapping: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
 # --- from pydantic's errors to ours ---
 
 
-def _problems(
-    error: ValidationError, model_type: type[BaseModel]
+def explain(
+    details: Iterable[Any], model_type: type[BaseModel]
 ) -> list[tuple[tuple[str, ...], str]]:
+    """Return the location and the sentence of each of pydantic's errors."""
     items = []
-    for detail in error.errors():
+    for detail in details:
         loc = tuple(str(part) for part in detail["loc"])
         nested = detail.get("ctx", {}).get("error")
         if isinstance(nested, ConfigProblems):

@@ -71,6 +71,14 @@ def gray_values(x: Tensor, *, num_levels: int) -> NDArray[np.uint8]:
     return values
 
 
+def plain_picture(image: Tensor, *, num_levels: int) -> "Image":
+    """Return one image, (C, H, W), with one pixel a pixel."""
+    from PIL import Image
+
+    pixels = gray_values(image, num_levels=num_levels).transpose(1, 2, 0)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
 class Animation:
     """A GIF that shows pictures one after another, holds the last, and repeats.
 

@@ -3,16 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from raypixel.errors import RaypixelError
-from raypixel.figures import check_picture_path, gray_values, image_grid, save_image
-
-if TYPE_CHECKING:
-    from PIL import Image
+from raypixel.figures import check_picture_path, image_grid, plain_picture, save_image
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def save_images(x: Tensor, to: Destination, *, num_levels: int) -> None:
                 earlier.unlink()
         digits = len(str(len(x) - 1))
         for k, image in enumerate(x):
-            save_image(_plain(image, num_levels), to.path / f"{k:0{digits}}.png")
+            save_image(plain_picture(image, num_levels=num_levels), to.path / f"{k:0{digits}}.png")
 
 
 def save_arrays(path: Path, **arrays: Tensor) -> None:
@@ -99,10 +96,3 @@ def save_arrays(path: Path, **arrays: Tensor) -> None:
         np.savez_compressed(path, **contents)
     except OSError as error:
         raise RaypixelError(f"{path}: cannot be written ({error.strerror or error})") from None
-
-
-def _plain(image: Tensor, num_levels: int) -> "Image.Image":
-    from PIL import Image
-
-    pixels = gray_values(image, num_levels=num_levels).transpose(1, 2, 0)
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from raypixel.checkpoint import Checkpoint
 from raypixel.data import to_levels
-from raypixel.data.sources.pictures import decode, look, losses
+from raypixel.data.shown import decode_shown, observed_part, observed_picture, shown_levels
+from raypixel.data.sources.pictures import losses
 from raypixel.data.sources.raw import read_bytes
-from raypixel.errors import ConfigError, DataError
+from raypixel.errors import ConfigError
 from raypixel.figures import gray_values
 from raypixel.jobs.evaluate import open_split
 
@@ -43,39 +43,19 @@ def read_images(checkpoint: Checkpoint, paths: Sequence[Path]) -> Images:
     Raises:
         DataError: A file is no image, or its size or colors are not the model's.
     """
-    channels, height, width = checkpoint.info.image_shape
+    info = checkpoint.info
     images, lost = [], []
     for path in paths:
         content, where = read_bytes(path), str(path)
-        seen = look(content, where=where)
-        if (seen.height, seen.width) != (height, width):
-            raise DataError(
-                f"{path}: must be {height}x{width} as in training, got {seen.height}x{seen.width}"
-            )
-        pixels = decode(content, where=where, channels=3, size=None)
-        if channels == 1 and not (pixels == pixels[:1]).all():
-            raise DataError(f"{path}: must be gray as in training, got colors")
-        images.append(pixels[:channels])
+        images.append(decode_shown(content, where=where, image_shape=info.image_shape))
         lost.append(losses(content, where=where))
-    stacked = torch.from_numpy(np.stack(images)).long()
-    x, num_levels = _to_model_levels(stacked, checkpoint), checkpoint.info.num_levels
+    stacked, num_levels = torch.from_numpy(np.stack(images)), info.num_levels
+    x = shown_levels(stacked, num_levels=num_levels, data=info.experiment["data"])
     is_drawn = (torch.from_numpy(gray_values(x, num_levels=num_levels)) == stacked).flatten(1)
     for changed, is_exact in zip(lost, is_drawn.all(1).tolist(), strict=True):
         if not is_exact:
             changed.append(f"values to the model's {num_levels} levels")
     return Images([str(path) for path in paths], x, None, tuple(", ".join(each) for each in lost))
-
-
-def _to_model_levels(x: Tensor, checkpoint: Checkpoint) -> Tensor:
-    num_levels = checkpoint.info.num_levels
-    data: dict[str, Any] = checkpoint.info.experiment["data"]
-    if num_levels == 2:
-        x = (x >= 128).long()
-    elif data.get("num_levels") is not None:
-        x = x * num_levels // 256
-    else:
-        x = (2 * x * (num_levels - 1) + 255) // (2 * 255)  # to the nearest
-    return x.to(torch.uint8)
 
 
 def select_images(
@@ -129,27 +109,10 @@ def parse_observed(text: str, image_shape: tuple[int, int, int]) -> Tensor:
         ConfigError: The text is none of these, or N does not fit.
         DataError: The picture is not readable, or of another size.
     """
-    channels, height, width = image_shape
-    observed = torch.zeros(channels, height, width, dtype=torch.bool)
-    kind, colon, number = text.partition(":")
-    if text == "top-half":
-        observed[:, : height // 2] = True
-    elif colon and kind in ("rows", "columns"):
-        longest = height if kind == "rows" else width
-        if not number.isdecimal() or int(number) > longest:
-            raise ConfigError(f"--observed {kind}:N must have N in 0 to {longest}, got {text!r}")
-        if kind == "rows":
-            observed[:, : int(number)] = True
-        else:
-            observed[:, :, : int(number)] = True
-    elif Path(text).suffix:
-        content = read_bytes(Path(text))
-        mask = decode(content, where=text, channels=1, size=None)[0]
-        if mask.shape != (height, width):
-            got = f"{mask.shape[0]}x{mask.shape[1]}"
-            raise DataError(f"{text}: must be {height}x{width} as the images, got {got}")
-        observed[:] = torch.from_numpy(mask >= 128)
-    else:
-        rule = "must be top-half, rows:N, columns:N or a picture"
-        raise ConfigError(f"--observed {rule}, got {text!r}")
-    return observed
+    observed = observed_part(text, image_shape, where="--observed")
+    if observed is not None:
+        return observed
+    if Path(text).suffix:
+        return observed_picture(read_bytes(Path(text)), image_shape, where=text)
+    rule = "must be top-half, rows:N, columns:N or a picture"
+    raise ConfigError(f"--observed {rule}, got {text!r}")

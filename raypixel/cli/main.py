@@ -51,11 +51,12 @@ def main() -> None:
       raypixel evaluate runs/digits_pixelcnn    exact likelihood on the test split
       raypixel sample runs/digits_pixelcnn      draw new digits
       raypixel complete runs/digits_pixelcnn --split test --index 0:8
+      raypixel serve runs/digits_pixelcnn       the same over HTTP, and a page to play with
     """
 
 
 def _add_commands() -> None:
-    from raypixel.cli import catalog, figure, images, report, runs, sample, sweep, use
+    from raypixel.cli import catalog, figure, images, report, runs, sample, serve, sweep, use
 
     for command in (
         runs.train,
@@ -65,6 +66,8 @@ def _add_commands() -> None:
         sample.sample,
         images.complete,
         images.score,
+        serve.serve,
+        serve.register,
         figure.figure,
         catalog.data,
         catalog.recipes,

@@ -1,0 +1,212 @@
+"""`raypixel serve`: models over HTTP, until Ctrl-C or SIGTERM; and `raypixel register`."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raypixel.cli.progress import say
+from raypixel.cli.runs import ADDRESS_OPTION
+from raypixel.cli.use import CHECKPOINT_ARGUMENT, DEVICE_OPTION
+
+if TYPE_CHECKING:
+    from raypixel.serving.launch import Launch
+
+
+@click.command()
+@click.argument("checkpoint", required=False)
+@click.option(
+    "--model",
+    "models",
+    metavar="NAME=CHECKPOINT",
+    multiple=True,
+    help="Serve this checkpoint under a name; repeatable. Also NAME=models:/REGISTERED@ALIAS.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A config file of Ray Serve, such as cluster/serve.yaml, in place of all else.",
+)
+@click.option("--check", is_flag=True, help="Check the config file and end.")
+@click.option("--host", help="Address to listen on; default 127.0.0.1, this machine only.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on; default 8000.")
+@click.option(
+    "--api-keys",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File of API keys, one a line. More may stand in RAYPIXEL_API_KEYS, separated by commas.",
+)
+@click.option(
+    "--replicas", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 4096),
+    default=64,
+    show_default=True,
+    help="Images that a replica makes at a time.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Seconds after which a request is cancelled.",
+)
+@DEVICE_OPTION
+@ADDRESS_OPTION
+def serve(
+    checkpoint: str | None,
+    models: tuple[str, ...],
+    config: Path | None,
+    check: bool,
+    host: str | None,
+    port: int | None,
+    api_keys: Path | None,
+    replicas: int,
+    slots: int,
+    timeout: float,
+    device: Any,
+    address: str | None,
+) -> None:
+    """Answer on HTTP: samples, completions, scores, and a page to play with.
+
+    CHECKPOINT is a checkpoint's or a run's folder. Ctrl-C or SIGTERM ends it once the accepted requests are answered;
+    a second one ends it at once. Where other machines can ask (--host), API keys are required.
+
+    \b
+      raypixel serve runs/digits_pixelcnn
+      raypixel serve --model digits=runs/digits_pixelcnn --model best=models:/mnist@champion
+      raypixel serve --config cluster/serve.yaml --check
+    """
+    from raypixel.errors import ConfigError
+    from raypixel.serving.config import read_serve_config
+    from raypixel.serving.launch import (
+        DEFAULT_HOST,
+        DEFAULT_PORT,
+        Launch,
+        from_config,
+        local_options,
+        parse_models,
+    )
+    from raypixel.serving.settings import Limits, Settings
+
+    if config is not None:
+        if checkpoint is not None or models:
+            raise ConfigError("--config must stand alone, got models too")
+        launch = from_config(read_serve_config(config), where=str(config))
+        if check:
+            click.echo(f"{config}: is a service of {', '.join(launch.settings.models)}")
+            return
+        launch = Launch(
+            launch.settings,
+            host or launch.host,
+            port or launch.port,
+            launch.options,
+            launch.http_options,
+        )
+    else:
+        if check:
+            raise ConfigError("--check must be given with --config, got none")
+        settings = Settings(
+            models=parse_models(models, checkpoint),
+            limits=Limits(timeout_s=timeout),
+            num_slots=slots,
+            device=device,
+            api_keys_file=api_keys,
+        )
+        options = {**local_options(replicas), "graceful_shutdown_timeout_s": timeout + 30}
+        launch = Launch(settings, host or DEFAULT_HOST, port or DEFAULT_PORT, options)
+    _serve(launch, address)
+
+
+def _serve(launch: "Launch", address: str | None) -> None:
+    from raypixel.errors import ServingError
+    from raypixel.jobs.session import cluster
+    from raypixel.serving.launch import absolute, check
+
+    is_local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    settings = absolute(launch.settings)
+    check(launch, is_local=is_local, environment=os.environ)
+    say(f"starting {', '.join(settings.models)} ...")
+    stop = threading.Event()
+    with _stopped_by_signals(stop), cluster(address):
+        from raypixel.serving import app
+
+        try:
+            handle = app.start(
+                settings,
+                host=launch.host,
+                port=launch.port,
+                options=launch.options,
+                http_options=launch.http_options,
+            )
+        except RuntimeError as error:
+            app.stop()
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise ServingError(
+                f"the service does not start: {lines[-1] if lines else error}"
+            ) from None
+        try:
+            with _stopped_by_signals(stop):  # Ray has put its own handler in place of ours
+                _say_address(launch)
+                while not stop.wait(1.0):
+                    pass
+                say("finishing what was accepted; once more ends it at once")
+                if not app.drain(handle, timeout_s=settings.limits.timeout_s + 10):
+                    say("some requests were not finished")
+        finally:
+            app.stop()
+
+
+def _say_address(launch: "Launch") -> None:
+    click.echo(launch.url)
+    is_open = launch.settings.api_keys_file is None and not os.environ.get("RAYPIXEL_API_KEYS")
+    key = "" if is_open else " -H 'Authorization: Bearer YOUR_KEY'"
+    say(
+        f"  curl {launch.url}/v1/samples{key} --json '{{\"n\": 16}}' -H 'Accept: image/png' -o samples.png"
+    )
+    say("Ctrl-C ends it")
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """Let SIGINT and SIGTERM set an event; the second one interrupts."""
+
+    def on_signal(number: int, frame: object) -> None:
+        del number, frame
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {name: signal.signal(name, on_signal) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler or signal.SIG_DFL)
+
+
+@click.command()
+@CHECKPOINT_ARGUMENT
+@click.argument("name")
+@click.option("--alias", help="Points to this version from now on, for example champion.")
+def register(checkpoint: Path, name: str, alias: str | None) -> None:
+    """Register a checkpoint in MLflow's registry as the next version of NAME.
+
+    Prints the URI that `raypixel serve --model x=URI` takes. CHECKPOINT is a checkpoint's or a run's folder. The registry is
+    that of MLFLOW_TRACKING_URI, or mlflow.db in the working folder.
+
+    \b
+      raypixel register runs/mnist_pixelcnn mnist --alias champion
+    """
+    from raypixel.jobs.evaluate import resolve_checkpoint
+    from raypixel.jobs.tracking.registry import register_model
+
+    made = register_model(resolve_checkpoint(checkpoint), name, alias=alias)
+    say(f"version {made.version} of {made.name} in {made.store}")
+    click.echo(made.uri)

@@ -1,0 +1,150 @@
+"""MLflow's registry of models: a checkpoint directory under a name, a version and aliases. Nothing is pickled.
+
+A version's source is the checkpoint as an artifact of a run, file by file; its checksums are checked when it is read.
+"""
+
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raypixel.checkpoint import Checkpoint, read_checkpoint
+from raypixel.errors import CheckpointError
+from raypixel.jobs.tracking.origin import origin_tags
+from raypixel.jobs.tracking.store import TrackingError, locate, open_store, reason, redact
+
+_FILES = (
+    "model.safetensors",
+    "training.safetensors",
+    "config.yaml",
+    "state.json",
+    "checkpoint.json",
+)
+_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model.
+
+    Attributes:
+        name: Of the model.
+        version: Its number.
+        uri: What `raypixel serve` takes.
+        store: The MLflow store.
+    """
+
+    name: str
+    version: int
+    uri: str
+    store: str
+
+
+def register_model(
+    checkpoint: Checkpoint, name: str, *, alias: str | None = None, uri: str | None = None
+) -> Registered:
+    """Register a checkpoint as the next version of a model.
+
+    Args:
+        checkpoint: What to register.
+        name: Of the model; made where it is missing.
+        alias: Points to this version from now on.
+        uri: MLflow tracking URI; MLFLOW_TRACKING_URI or `mlflow.db` in the working folder by default.
+
+    Raises:
+        TrackingError: The store cannot be opened or refuses.
+    """
+    client, experiment_id, store = _open(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.create_run(experiment_id, run_name=f"register {name}", tags=origin_tags())
+        client.log_artifacts(run.info.run_id, str(checkpoint.path), "checkpoint")
+        client.set_terminated(run.info.run_id)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{run.info.artifact_uri}/checkpoint"
+        made = client.create_model_version(name, source, run_id=run.info.run_id)
+        if alias is not None:
+            client.set_registered_model_alias(name, alias, made.version)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"{redact(store)}: {name!r} is not registered: {reason(error)}"
+        ) from None
+    shown = f"models:/{name}@{alias}" if alias else f"models:/{name}/{made.version}"
+    return Registered(name, int(made.version), shown, redact(store))
+
+
+def fetch_model(model_uri: str, folder: Path, *, uri: str | None = None) -> Path:
+    """Download a registered checkpoint, if it is not in the folder yet, and return its path.
+
+    Args:
+        model_uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        folder: Where downloads are kept, one folder for each version; made for this user alone.
+        uri: MLflow tracking URI, see `register_model`.
+
+    Raises:
+        TrackingError: There is no such model, or the store does not answer.
+        CheckpointError: What was registered is no checkpoint of raypixel's, or is damaged.
+    """
+    parts = _URI.fullmatch(model_uri)
+    if parts is None:
+        rule = "must be models:/NAME@ALIAS or models:/NAME/VERSION"
+        raise TrackingError(f"model {rule}, got {model_uri!r}")
+    client, _, store = _open(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if parts["alias"]:
+            found = client.get_model_version_by_alias(parts["name"], parts["alias"])
+        else:
+            found = client.get_model_version(parts["name"], parts["version"])
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid != os.getuid():
+            raise TrackingError(f"{folder}: must belong to this user")
+        # a run's id tells the versions of different stores apart
+        path = folder / f"{parts['name']}-{found.version}-{found.run_id}"
+        if not path.exists():
+            _download(client, found.run_id, path)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"{redact(store)}: {model_uri} is not there: {reason(error)}") from None
+    return read_checkpoint(path).path
+
+
+def _download(client: Any, run_id: str, path: Path) -> None:
+    """Download the files of a checkpoint and no others; the folder appears complete."""
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    temporary.mkdir()
+    try:
+        for name in _FILES:
+            client.download_artifacts(run_id, f"checkpoint/{name}", str(temporary))
+        read_checkpoint(temporary / "checkpoint")
+        try:
+            (temporary / "checkpoint").rename(path)
+        except OSError:
+            if not path.exists():  # else another process was faster
+                raise
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(temporary), str(path))) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open(uri: str | None) -> tuple[Any, str, str]:
+    given = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    where = "tracking URI" if uri else "MLFLOW_TRACKING_URI"
+    store, database = locate(given or "sqlite:///mlflow.db", Path.cwd())
+    artifacts = None
+    if not store.startswith(("http://", "https://", "databricks")):
+        artifacts = (Path.cwd() if database is None else database.parent) / "mlartifacts"
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "raypixel")
+    client, experiment_id = open_store(
+        store, experiment, where=where, database=database, artifacts=artifacts
+    )
+    return client, experiment_id, store

@@ -1,0 +1,162 @@
+"""The Ray Serve deployment: each replica is a process with its own hosts and its own HTTP application.
+
+`raypixel serve` starts it on this machine or a cluster; `serve deploy cluster/serve.yaml` builds it from a file.
+"""
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.util.metrics import Gauge
+from starlette.types import ASGIApp
+
+from raypixel.config import parse
+from raypixel.serving.autoscaling import METRIC
+from raypixel.serving.config import DEPLOYMENT
+from raypixel.serving.hosts import Hosts
+from raypixel.serving.http import create_app
+from raypixel.serving.security import read_keys, require_keys
+from raypixel.serving.settings import Settings
+
+APPLICATION = "raypixel"
+_GAUGES = {
+    "raypixel_active_slots": "Images that are being made",
+    "raypixel_queued_images": "Images that wait for a slot",
+    "raypixel_remaining_sub_pixels": "Sub-pixels that accepted images still lack",
+    "raypixel_sub_pixels_per_second": "Recent speed",
+}
+_METRICS_PERIOD_S = 2.0
+# the engine queues, bounded by images; Ray need not
+_MAX_ONGOING = 10_000
+
+
+@serve.deployment(
+    name=DEPLOYMENT,
+    max_ongoing_requests=_MAX_ONGOING,
+    graceful_shutdown_timeout_s=330.0,
+    graceful_shutdown_wait_loop_s=0.5,
+    health_check_period_s=5.0,
+)
+@serve.ingress()
+class Endpoint:
+    """One replica."""
+
+    async def __init__(self, settings: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Ray awaits it
+        """Load the models.
+
+        Args:
+            settings: The fields of `raypixel.serving.settings.Settings`.
+        """
+        self._settings = parse(Settings, dict(settings), where="args")
+        self._keys = read_keys(self._settings.api_keys_file, os.environ)
+        require_keys(self._keys, _listening_host())
+        if self._settings.num_threads is not None:
+            import torch
+
+            torch.set_num_threads(self._settings.num_threads)
+        self._hosts = Hosts(self._settings, fetch=fetch_registered)
+        await self._hosts.open()
+        self._reporting = asyncio.create_task(self._report())
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Return the application; Ray Serve calls this after the constructor."""
+        return create_app(
+            self._hosts, keys=self._keys, replica=serve.get_replica_context().replica_id.unique_id
+        )
+
+    def check_health(self) -> None:
+        """Raise if an engine no longer works; Ray Serve then replaces the replica."""
+        self._hosts.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what the autoscaling policy decides by."""
+        return {METRIC: float(self._hosts.remaining_sub_pixels())}
+
+    async def drain(self) -> None:
+        """Take nothing new, and return when what was accepted is answered."""
+        await self._hosts.drain()
+
+    async def _report(self) -> None:
+        """Copy the engines' gauges to Ray's own metrics, which know every replica."""
+        gauges = {
+            name: Gauge(name, description=text, tag_keys=("model",))
+            for name, text in _GAUGES.items()
+        }
+        while True:
+            for model, host in list(self._hosts.loaded.items()):
+                for name, gauge in gauges.items():
+                    value = getattr(host.engine.stats, name.removeprefix("raypixel_"))
+                    gauge.set(float(value), tags={"model": model})
+            await asyncio.sleep(_METRICS_PERIOD_S)
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """Build the application from the `args` of a config file.
+
+    Raises:
+        ConfigError: They are not the fields of `Settings`.
+    """
+    parse(Settings, args, where="args")
+    return Endpoint.bind(args)  # type: ignore[attr-defined]
+
+
+def fetch_registered(uri: str) -> Path:
+    """Download a model of MLflow's registry, once for each version, and return its folder."""
+    from raypixel.jobs.tracking.registry import fetch_model
+
+    return fetch_model(uri, Path(tempfile.gettempdir()) / f"raypixel-models-{os.getuid()}")
+
+
+def start(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    options: Mapping[str, Any],
+    http_options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Start the service in the Ray cluster that this process is connected to; return its handle.
+
+    Args:
+        settings: What is served.
+        host: Address to listen on.
+        port: Port to listen on.
+        options: Options of the deployment, such as `num_replicas`.
+        http_options: More of Ray Serve's HTTP options.
+    """
+    quiet = {"log_level": "ERROR", "enable_access_log": False}
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    http = {**(http_options or {}), "host": host, "port": port}
+    serve.start(http_options=HTTPOptions(**http), logging_config=quiet)
+    deployment = Endpoint.options(logging_config=quiet, **options)  # type: ignore[attr-defined]
+    application = deployment.bind(settings.model_dump(mode="json"))
+    return serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+
+
+def drain(handle: Any, *, timeout_s: float) -> bool:
+    """Let every replica finish what it has accepted while it refuses the rest; return whether they did."""
+    try:
+        handle.broadcast("drain").results(timeout_s=timeout_s)
+    except (TimeoutError, ray.exceptions.RayError):
+        return False
+    return True
+
+
+def stop() -> None:
+    """End the service."""
+    serve.shutdown()
+
+
+def _listening_host() -> str:
+    """Return the address that Ray Serve listens on; if it cannot be known, a word that is no loopback address."""
+    from ray.serve.context import _get_global_client
+
+    options = getattr(_get_global_client(), "http_config", None)
+    return str(getattr(options, "host", "unknown"))

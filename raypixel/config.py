@@ -178,6 +178,11 @@ def _rule(detail: Any) -> str:
         return "must be given"
     if detail["type"] == "value_error":  # our own validators write whole sentences
         return str(detail["ctx"]["error"])
+    if detail["type"] in ("too_short", "too_long"):
+        few = detail["type"] == "too_short"
+        bound = detail["ctx"]["min_length" if few else "max_length"]
+        rule = f"must have at {'least' if few else 'most'} {bound}"
+        return f"{rule}, got {detail['ctx']['actual_length']}"
     rule = detail["msg"].replace("Input should be", "must be").replace("Input should", "must")
     rule = rule.replace("String should", "must").replace("Input is not a", "must be a")
     given = detail["input"]

@@ -171,6 +171,14 @@ def test_health_readiness_metrics_and_documents(client):
     assert "/v1/completions" in client.get("/docs").text
 
 
+def test_the_page_is_served_and_takes_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert client.get("/main.js").headers["content-type"].startswith("text/javascript")
+    assert client.get("/../http.py").status_code == client.get("/http.py").status_code == 404
+
+
 def png_header_only(height: int, width: int) -> str:
     """Return a PNG that promises a size and has a few pixels of it: a decompression bomb."""
 

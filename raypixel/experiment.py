@@ -18,19 +18,47 @@ from raypixel.models import ModelConfig, build_model, model_classes, validate_mo
 from raypixel.optimization import TrainingConfig
 
 
+def _num_workers(value: Any) -> Any:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if is_number and value >= 0:
+        return value
+    if isinstance(value, list | tuple) and len(value) == 2:
+        least, most = value
+        are_numbers = all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+        if are_numbers and 1 <= least <= most:
+            return (least, most)
+    raise ValueError(
+        f"must be a number of workers, or [least, most] with 1 <= least <= most, got {value!r}"
+    )
+
+
 class ScalingConfig(Frozen):
     """How a training is spread over machines."""
 
-    num_workers: int = Field(1, ge=0)
-    """Data-parallel processes under Ray Train; 0 trains inside the calling process, without Ray."""
+    num_workers: Annotated[int | tuple[int, int], BeforeValidator(_num_workers)] = 1
+    """Data-parallel processes under Ray Train; [1, 4] takes as many as there is room for, also while machines come
+    and go; 0 trains inside the calling process, without Ray."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where each worker computes; auto takes a GPU where there is one."""
     cpus_per_worker: float | None = Field(None, ge=1)
     """CPUs, and threads, of each worker; by default the cluster's CPUs are shared evenly."""
     gpus_per_worker: float = Field(1.0, gt=0)
     """GPUs that Ray sets aside for each worker on CUDA."""
-    max_failures: int = Field(1, ge=0)
-    """How often Ray Train restarts the workers from the newest checkpoint after one died."""
+    max_failures: int = Field(3, ge=0)
+    """How often Ray Train restarts the workers from the newest checkpoint after one died; a machine that was announced
+    to go does not count."""
+    resize_seconds: float = Field(60.0, gt=0)
+    """How often a training of [least, most] workers looks whether it can have more."""
+
+    @property
+    def min_workers(self) -> int:
+        """Fewest workers to train with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """Most workers to train with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 class ExperimentConfig(Frozen):

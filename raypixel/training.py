@@ -97,6 +97,7 @@ def train(
     validate: Callable[[nn.Module], Likelihood],
     report: Callable[[Report], None],
     resume: Checkpoint | None = None,
+    is_save_asked: Callable[[], bool] | None = None,
 ) -> Position:
     """Train a model until its epochs, steps or minutes are used up.
 
@@ -108,6 +109,7 @@ def train(
         validate: Sums this worker's share of the validation likelihood of a model.
         report: Called on every rank; saving is up to rank 0.
         resume: Continue from here; its weights replace the model's.
+        is_save_asked: Asked after each step whether to save at once, for example because this machine is to go.
 
     Returns:
         The position at the end.
@@ -117,7 +119,7 @@ def train(
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         loop = _Loop(model, batches, config, device, resume)
-        return loop.run(validate, report)
+        return loop.run(validate, report, is_save_asked or (lambda: False))
 
 
 class _Loop:
@@ -158,7 +160,10 @@ class _Loop:
         )
 
     def run(
-        self, validate: Callable[[nn.Module], Likelihood], report: Callable[[Report], None]
+        self,
+        validate: Callable[[nn.Module], Likelihood],
+        report: Callable[[Report], None],
+        is_save_asked: Callable[[], bool],
     ) -> Position:
         position, num_steps = self.position, self.batches.num_steps
         seconds_before, started = position.seconds, time.monotonic()
@@ -169,7 +174,9 @@ class _Loop:
                 report(Report("step", position, self.total_steps, metrics))
                 if position.step >= self.total_steps or self._out_of_time():
                     break
-                if position.step_in_epoch < num_steps and self._is_checkpoint_due():
+                if position.step_in_epoch == num_steps:
+                    continue
+                if is_save_asked() or self._is_checkpoint_due():
                     report(Report("checkpoint", position, self.total_steps, {}, self._snapshot()))
             metrics = self._finish_epoch(validate, is_whole=position.step_in_epoch == num_steps)
             value = metrics["val/bits_per_dim"]

@@ -122,6 +122,16 @@ def test_overrides_change_what_they_name_and_nothing_else():
             {"scaling.device": "tpu"},
             ["digits_pixelcnn: scaling.device must be 'auto', 'cpu' or 'cuda', got 'tpu'"],
         ),
+        *(
+            (
+                {"scaling.num_workers": value},
+                [
+                    "digits_pixelcnn: scaling.num_workers must be a number of workers, or [least, most] "
+                    f"with 1 <= least <= most, got {value!r}"
+                ],
+            )
+            for value in (-1, True, "3", [2, 1], [0, 2], [1, 2, 3])
+        ),
     ],
 )
 def test_problems_name_the_recipe_and_the_option(overrides, problems):
@@ -199,6 +209,7 @@ def test_names_of_recipes_and_paths_are_told_apart(tmp_path, monkeypatch):
         {"training.max_minutes": 1.5},
         {"training.checkpoint_every_minutes": None},
         {"scaling.num_workers": 4},
+        {"scaling.num_workers": [1, 4]},
         {"scaling.device": "cpu"},
         {"data.root": "elsewhere"},
         {"name": "other"},

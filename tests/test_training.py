@@ -23,7 +23,7 @@ class Stop(Exception):
     """Stands for a machine that is lost."""
 
 
-def run(config, folder: Path, *, resume=None, stop_at=None, save_at=None, rank=0, world_size=1):
+def run(config, folder: Path, *, resume=None, stop_at=None, ask_at=None, rank=0, world_size=1):
     """Train in this process; return the loss of each step, the last metrics and the model."""
     manifest = load_manifest(config.data.root, config.data.name)
     splits = read_splits(config.data, manifest)
@@ -64,6 +64,7 @@ def run(config, folder: Path, *, resume=None, stop_at=None, save_at=None, rank=0
         validate=validate,
         report=report,
         resume=None if resume is None else read_checkpoint(resume),
+        is_save_asked=lambda: len(losses) == ask_at,
     )
     return losses, metrics, model
 
@@ -115,6 +116,16 @@ def test_stopping_anywhere_and_resuming_repeats_the_undisturbed_run_bit_for_bit(
     )
 
 
+def test_checkpoint_that_is_asked_for_is_saved_after_the_current_step(tiny, tmp_path):
+    config = tiny(training__num_epochs=3, training__checkpoint_every_minutes=60.0)
+    with pytest.raises(Stop):
+        run(config, tmp_path, stop_at=7, ask_at=6)
+    assert read_checkpoint(tmp_path / "last").state["step"] == 6
+    with pytest.raises(Stop):  # without being asked, the newest is that of the epoch's end
+        run(config, tmp_path / "unasked", stop_at=7)
+    assert read_checkpoint(tmp_path / "unasked" / "last").state["step"] == 4
+
+
 def test_training_goes_on_where_a_shorter_one_ended(tiny, tmp_path):
     _, _, whole = run(tiny(training__schedule="constant"), tmp_path / "whole")
     short = tiny(training__num_epochs=1, training__schedule="constant")
@@ -124,19 +135,20 @@ def test_training_goes_on_where_a_shorter_one_ended(tiny, tmp_path):
     assert equal_weights(whole, continued)
 
 
-def _worker(rank: int, config, folder: Path) -> None:
+def _worker(rank: int, config, folder: Path, world_size: int) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=2
-    )
-    losses, metrics, model = run(config, folder / "checkpoints", rank=rank, world_size=2)
+    share = {"rank": rank, "world_size": world_size}
+    rendezvous = f"file://{folder / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, **share)
+    losses, metrics, model = run(config, folder / "checkpoints", **share)
     torch.save((losses, metrics, model.state_dict()), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_workers_train_what_one_does(tiny, tmp_path):
-    """Same losses, weights and exact validation count; 97 images make a last batch of one, empty for worker 1."""
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_several_workers_train_what_one_does(tiny, tmp_path, world_size):
+    """Same losses, weights and exact validation count; 97 images make a last batch of one, empty for all but worker 0."""
     config = tiny(
         data__max_train_images=97,
         data__max_eval_images=49,
@@ -145,10 +157,11 @@ def test_two_workers_train_what_one_does(tiny, tmp_path):
         training__num_epochs=2,
     )
     losses, metrics, model = run(config, tmp_path / "one")
-    (tmp_path / "two").mkdir()
-    torch.multiprocessing.spawn(_worker, args=(config, tmp_path / "two"), nprocs=2)
-    for rank in (0, 1):
-        their_losses, their_metrics, weights = torch.load(tmp_path / "two" / f"{rank}.pt")
+    several = tmp_path / "several"
+    several.mkdir()
+    torch.multiprocessing.spawn(_worker, args=(config, several, world_size), nprocs=world_size)
+    for rank in range(world_size):
+        their_losses, their_metrics, weights = torch.load(several / f"{rank}.pt")
         assert their_losses == pytest.approx(losses, rel=1e-4)
         assert their_metrics == pytest.approx(metrics, rel=1e-3)
         assert their_metrics["val/num_images"] == 49

@@ -16,6 +16,7 @@ from raypixel.data import Manifest
 from raypixel.errors import RaypixelError, TrainingError
 from raypixel.experiment import ExperimentConfig
 from raypixel.jobs import datasets, session
+from raypixel.jobs.notice import end_of_worker, notice_of, watch_preemption
 from raypixel.jobs.placement import note_group, remove_group
 from raypixel.jobs.worker import Message, Worker, run_worker
 
@@ -23,6 +24,8 @@ SPLITS = ("train", "val")
 RAY_FOLDER = "ray"
 """What Ray Train leaves in a run's folder while it runs."""
 SECONDS_BETWEEN_LOOKS = 0.3
+START_ATTEMPTS = 10
+"""How often the start of the workers may time out (`session` sets three minutes): another machine may have to come up."""
 
 
 def train_on_ray(
@@ -51,9 +54,11 @@ def train_on_ray(
     shutil.rmtree(rays, ignore_errors=True)
     rays.mkdir(parents=True)
     messages = rays / "messages.jsonl"
+    run = uuid.uuid4().hex
     trainer = TorchTrainer(
         _worker_loop,
         train_loop_config={
+            "run": run,
             "config": config,
             "manifest": manifest,
             "staged": staged,
@@ -65,13 +70,16 @@ def train_on_ray(
             num_workers=config.scaling.num_workers,
             use_gpu=use_gpu,
             resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=config.scaling.resize_seconds,
         ),
         run_config=ray.train.RunConfig(
-            name=uuid.uuid4().hex,
+            name=run,
             storage_path=str(rays),
             failure_config=ray.train.FailureConfig(
-                max_failures=config.scaling.max_failures, controller_failure_limit=3
+                max_failures=config.scaling.max_failures,
+                controller_failure_limit=START_ATTEMPTS,
             ),
+            callbacks=[end_of_worker(run)],
             logging_config=ray.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -127,6 +135,9 @@ def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
         with arguments["messages"].open("a") as file:
             file.write(json.dumps(asdict(message)) + "\n")
 
+    notice = notice_of(arguments["run"])
+    if session.has_preemption_watcher():
+        watch_preemption(notice)
     try:
         metrics = run_worker(
             config,
@@ -135,9 +146,12 @@ def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
             arguments["folder"],
             worker=worker,
             send=send,
+            notice=notice,
         )
     except TrainingError as error:
         return {"problems": error.problems}
+    finally:
+        notice.note_over()
     return {"metrics": metrics}
 
 

@@ -24,6 +24,7 @@ _QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
 def prepare_environment() -> None:
@@ -47,13 +48,37 @@ def cluster(address: str | None = None) -> Iterator[None]:
     """
     prepare_environment()
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":  # no machine of a private cluster is preempted: one process less
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
 
     if ray.is_initialized():
         yield
         return
+    with _preemption_watcher(is_on=address != "local"), _connection(address):
+        yield
+
+
+@contextmanager
+def _preemption_watcher(*, is_on: bool) -> Iterator[None]:
+    """Switch off Ray Train's watcher where no machine can be taken away: one process less. The user's own setting wins."""
+    if is_on or _WATCHER in os.environ:
+        yield
+        return
+    os.environ[_WATCHER] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_WATCHER]
+
+
+def has_preemption_watcher() -> bool:
+    """Return whether Ray Train watches for machines that are to be taken away; its workers have the driver's setting."""
+    return os.environ.get(_WATCHER, "1") not in ("0", "false", "False")
+
+
+@contextmanager
+def _connection(address: str) -> Iterator[None]:
+    import ray
+
     try:
         ray.init(
             address=address,
@@ -93,13 +118,14 @@ def worker_resources(scaling: ScalingConfig) -> tuple[dict[str, float], bool]:
     else:  # as many CPUs each as all the workers can have
         choices = [float(n) for n in range(max(_node_amounts("CPU"), default=0), 0, -1)]
     for cpus in choices:
-        if num_fitting({"CPU": cpus, **wanted}) >= scaling.num_workers:
+        if num_fitting({"CPU": cpus, **wanted}) >= scaling.max_workers:
             return {"CPU": cpus, **wanted}, use_gpu
-    each = " and ".join(
-        f"{n:g} {k}" for k, n in {"CPU": min(choices, default=1.0), **wanted}.items()
-    )
+    least = {"CPU": min(choices, default=1.0), **wanted}
+    if num_fitting(least) >= scaling.min_workers:  # more may come
+        return least, use_gpu
+    each = " and ".join(f"{n:g} {k}" for k, n in least.items())
     raise RaypixelError(
-        f"scaling.num_workers must fit the cluster, got {scaling.num_workers} workers of {each} "
+        f"scaling.num_workers must fit the cluster, got {scaling.min_workers} workers of {each} "
         f"each: {describe_nodes()}; use fewer, or join a larger cluster with --address"
     )
 

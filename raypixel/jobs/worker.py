@@ -20,6 +20,7 @@ from raypixel.errors import DataError, RaypixelError
 from raypixel.evaluation import evaluate
 from raypixel.experiment import ExperimentConfig, build_experiment_model, parse_experiment
 from raypixel.jobs.folder import MetricsFile
+from raypixel.jobs.notice import Notice
 from raypixel.training import Report, train
 from raypixel.units import Likelihood
 
@@ -81,6 +82,7 @@ def run_worker(
     *,
     worker: Worker,
     send: Callable[[Message], None],
+    notice: Notice | None = None,
 ) -> dict[str, float]:
     """Train, from the newest complete checkpoint in the folder if there is one.
 
@@ -91,6 +93,7 @@ def run_worker(
         folder: The run's folder, the same on every worker.
         worker: Rank, number of workers and device.
         send: Called on rank 0.
+        notice: Tells when to save at once, because the worker is about to end.
 
     Returns:
         Metrics at the end, on rank 0.
@@ -102,6 +105,8 @@ def run_worker(
     resume, problems = store.newest()
     for problem in problems if worker.rank == 0 else ():
         send(Message("warning", text=f"{problem}; an older checkpoint is used"))
+    if resume is not None and notice is not None and worker.rank == 0:
+        send(Message("warning", text=_continuation(resume, worker.world_size)))
     torch.manual_seed(config.training.seed)
     model = build_experiment_model(config, manifest)
     shares = {"rank": worker.rank, "world_size": worker.world_size}
@@ -127,7 +132,7 @@ def run_worker(
 
     scribe = None
     if worker.rank == 0:
-        scribe = _Scribe(store, model_info(config, model), folder, send, resume)
+        scribe = _Scribe(store, model_info(config, model), folder, send, resume, notice)
     train(
         model,
         batches,
@@ -136,6 +141,7 @@ def run_worker(
         validate=validate,
         report=scribe or _ignore,
         resume=resume,
+        is_save_asked=None if notice is None or scribe is None else notice.is_save_due,
     )
     return scribe.metrics if scribe else {}
 
@@ -183,6 +189,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _continuation(checkpoint: Checkpoint, num_workers: int) -> str:
+    workers = "1 worker" if num_workers == 1 else f"{num_workers} workers"
+    return f"continues at step {checkpoint.state['step']:,} with {workers}"
+
+
 def _ignore(report: Report) -> None:
     """Take the reports of ranks above 0, whose numbers rank 0 has too."""
     del report
@@ -198,11 +209,14 @@ class _Scribe:
         folder: Path,
         send: Callable[[Message], None],
         resume: Checkpoint | None,
+        notice: Notice | None,
     ) -> None:
         self.store = store
         self.info = info
         self.file = MetricsFile(folder)
         self.send = send
+        self.notice = notice
+        self.has_told = False
         self.metrics: dict[str, float] = {}
         self.sent_at = time.monotonic()
         self.images = 0.0
@@ -218,11 +232,21 @@ class _Scribe:
         if report.snapshot is not None:
             is_best = report.is_best
             self.store.save(report.snapshot, self.info, step=position.step, is_best=is_best)
+            self._note_saved(report)
         if report.kind == "step":
             self._step(report)
         elif report.kind == "epoch":
             self._send("epoch", report, self.metrics)
             self.sent_at = time.monotonic()  # validation is no training time
+
+    def _note_saved(self, report: Report) -> None:
+        if self.notice is None:
+            return
+        self.notice.note_saved()
+        if report.kind == "checkpoint" and self.notice.was_given.is_set() and not self.has_told:
+            self.has_told = True
+            step = report.position.step
+            self.send(Message("warning", text=f"a worker is to end: saved at step {step:,}"))
 
     def _step(self, report: Report) -> None:
         self.images += report.metrics["train/images"]

@@ -1,6 +1,7 @@
 """A sweep: every trial trained, ranked and recorded; one that fails is marked and the rest go on."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -269,13 +270,21 @@ def test_no_new_trial_starts_once_the_target_is_reached(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    ("resources", "asked"),
+    [
+        ({"cpus_per_worker": 500}, "1 workers of 500 CPU and 0 GPU"),
+        ({"gpus_per_worker": 8.0}, "1 workers of 1 CPU and 8 GPU"),
+        ({"workers": 64}, "64 workers of 1 CPU and 0 GPU"),
+    ],
+)
 def test_trial_that_no_cluster_node_can_hold_is_refused_at_once(
-    tmp_path, digits_root, digits, ray_cluster, private_mlflow
+    tmp_path, digits_root, digits, ray_cluster, private_mlflow, resources, asked
 ):
-    resources = {"cpus_per_worker": 500}
     sweep = load(tmp_path, digits_root, {"model.hidden_size": [4]}, resources=resources)
+    started = time.monotonic()
     with pytest.raises(
-        RaypixelError,
-        match=r"raypixel.resources must fit the cluster, got 1 workers of 500 CPU and 0 GPU: its",
+        RaypixelError, match=f"must fit the cluster, got {asked}: its machines have"
     ):
         run(sweep, digits, tmp_path / "out", Watch())
+    assert time.monotonic() - started < 20

@@ -32,16 +32,15 @@ def model_of(recipe: str) -> nn.Module:
 
 
 async def engine_seconds(
-    engine: Engine, num_images: int, *, request_size: int, streams_rows: bool
+    engine: Engine, seeds: list[int], *, streams_rows: bool, request_size: int = 7
 ) -> float:
     """Return the time of many requests that all wait at once."""
-    seeds = image_seeds(1, num_images)
     started = time.perf_counter()
     jobs = [
         engine.submit(
             [Image(seed) for seed in seeds[k : k + request_size]], streams_rows=streams_rows
         )
-        for k in range(0, num_images, request_size)
+        for k in range(0, len(seeds), request_size)
     ]
     for job in jobs:
         await job.result()
@@ -50,10 +49,10 @@ async def engine_seconds(
 
 async def small_seconds(engine: Engine) -> tuple[float, float]:
     """Return how long one image takes alone, and after 512 images have been asked for at once."""
-    alone = await engine_seconds(engine, 1, request_size=1, streams_rows=False)
+    alone = await engine_seconds(engine, image_seeds(1, 1), streams_rows=False)
     large = engine.submit([Image(seed) for seed in image_seeds(2, 512)])
     await asyncio.sleep(0.5)
-    among = await engine_seconds(engine, 1, request_size=1, streams_rows=False)
+    among = await engine_seconds(engine, image_seeds(1, 1), streams_rows=False)
     large.cancel()
     return alone, among
 
@@ -63,22 +62,31 @@ async def engine_table(arguments: argparse.Namespace) -> None:
     model = model_of(arguments.recipe)
     engine = Engine(model, num_slots=64)
     await engine.start()
-    seeds = image_seeds(0, 256)
+    seeds = image_seeds(0, arguments.images)
     sample(model, seeds[:64])
-    times: dict[str, list[float]] = {"sampler": [], "engine": [], "engine, streamed": []}
+    wall: dict[str, list[float]] = {"sampler": [], "engine": [], "engine, streamed": []}
+    cpu: dict[str, list[float]] = {name: [] for name in wall}
     for _ in range(arguments.rounds):
-        times["sampler"].append(timed(lambda: sample(model, seeds, batch_size=64)))
-        for name, streams in (("engine", False), ("engine, streamed", True)):
-            times[name].append(
-                await engine_seconds(engine, 256, request_size=7, streams_rows=streams)
-            )
-    print(f"{arguments.recipe}, 256 images, {torch.get_num_threads()} threads")
-    for name, values in times.items():
-        seconds = median(values)
-        ratio = median([a / b for a, b in zip(times["sampler"], values, strict=True)])
-        print(
-            f"{name:18} {seconds:6.2f} s  {256 / seconds:6.1f} images/s  {ratio:5.2f} of the sampler"
-        )
+        for name in wall:
+            used = time.process_time()
+            if name == "sampler":
+                seconds = timed(lambda: sample(model, seeds, batch_size=64))
+            else:
+                streams = name != "engine"
+                seconds = await engine_seconds(engine, seeds, streams_rows=streams)
+            wall[name].append(seconds)
+            cpu[name].append(time.process_time() - used)
+    print(f"{arguments.recipe}, {len(seeds)} images, {torch.get_num_threads()} threads")
+    print(
+        "share of the sampler's speed, by the clock, and by processor time where others use the machine:"
+    )
+    for name, values in wall.items():
+        speed = len(seeds) / median(values)
+        ratios = [
+            median([a / b for a, b in zip(times["sampler"], times[name], strict=True)])
+            for times in (wall, cpu)
+        ]
+        print(f"{name:18} {speed:7.1f} images/s {ratios[0]:6.2f} {ratios[1]:6.2f}", flush=True)
     alone, among = (
         median(list(each))
         for each in zip(*[await small_seconds(engine) for _ in range(5)], strict=True)
@@ -93,6 +101,7 @@ def add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `engine`."""
     parser = commands.add_parser("engine", help="throughput at saturation against the sampler")
     parser.add_argument("--recipe", default="mnist_pixelcnn")
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.set_defaults(run=lambda arguments: asyncio.run(engine_table(arguments)))
 

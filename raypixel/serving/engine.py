@@ -38,7 +38,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-# a step's span: short where someone looks on or waits
+# a step's span: short where someone looks on
 QUIET_S, WATCHED_S = 0.05, 0.02
 # failed steps in a row after which the engine calls itself unhealthy
 MAX_FAILURES = 3
@@ -216,9 +216,8 @@ class Engine:
                 self.stats.queue_waits.add(waited)
         self._count_waiting()
         streamed = frozenset(slot for slot, (job, _) in self._places.items() if job.streams_rows)
-        is_crowded = bool(self._turns)
-        span = WATCHED_S if streamed or is_crowded else QUIET_S
-        orders = Orders(released, admitted, streamed, span, is_crowded)
+        span = WATCHED_S if streamed else QUIET_S
+        orders = Orders(released, admitted, streamed, span, is_crowded=bool(self._turns))
         worker, started = self._worker, time.perf_counter()
         outcome = await self._in_thread(lambda: worker.step(orders))
         self._tell(outcome)

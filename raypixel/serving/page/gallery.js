@@ -26,7 +26,7 @@ export class Gallery {
   // A whole number of the screen's pixels for each of the image's.
   #tileWidth(count, width) {
     const room = this.list.parentElement.clientWidth;
-    const target = count === 1 ? 280 : count <= 4 ? 168 : count <= 16 ? 112 : 80;
+    const target = count === 1 ? 280 : count <= 4 ? 168 : count <= 16 ? 112 : 96;
     const fitting = count === 1 ? room : Math.min(target, (room - 3 * GAP) / 4);
     const ratio = window.devicePixelRatio || 1;
     const cell = Math.max(1, Math.floor((Math.min(fitting, target) * ratio) / width + 0.05));
@@ -69,8 +69,9 @@ export class Gallery {
     images.forEach(({ png, class_label: label }, k) => {
       const tile = this.tiles[k];
       tile.png = png;
+      tile.label = label ?? null;
       tile.button.disabled = false;
-      const named = label === null || label === undefined ? "" : `, class ${label}`;
+      const named = tile.label === null ? "" : `, class ${label}`;
       tile.name = `Image ${k + 1}${named}`;
       tile.button.setAttribute("aria-label", tile.name);
     });
@@ -90,6 +91,6 @@ export class Gallery {
 
   pick(tile) {
     for (const each of this.tiles) each.button.setAttribute("aria-pressed", each === tile);
-    this.onPick({ name: tile.name, png: tile.png, rgb: rgbOf(tile.canvas), seed: this.seed });
+    this.onPick({ name: tile.name, png: tile.png, rgb: rgbOf(tile.canvas), label: tile.label, seed: this.seed });
   }
 }

@@ -14,6 +14,10 @@ const INTRO = {
   complete: "Draw or load a picture, paint over what is to be forgotten, and see how the model continues.",
   surprise: "Draw or load a picture and see where it surprises the model, given the pixels before.",
 };
+const KINDS = {
+  pixelcnn: "PixelCNN", gated_pixelcnn: "Gated PixelCNN", row_lstm: "Row LSTM", diagonal_bilstm: "Diagonal BiLSTM",
+  multiscale: "Multi-scale PixelRNN",
+};
 const VERB = { sample: "Sample", complete: "Complete", surprise: "Measure" };
 
 const state = { tab: "sample", models: [], limits: { max_n: 64 }, running: null, counts: { sample: 16, complete: 8 } };
@@ -61,7 +65,7 @@ function chooseModel() {
   const [channels, height, width] = shape;
   const colors = channels === 3 ? "color" : numLevels === 2 ? "black and white" : `${numLevels} grays`;
   $("about").textContent =
-    `${kind.replaceAll("_", " ")} · ${width} × ${height} · ${colors} · ${size.toLocaleString("en")} parameters`;
+    `${KINDS[kind] ?? kind.replaceAll("_", " ")} · ${width} × ${height} · ${colors} · ${size.toLocaleString("en")} parameters`;
   editor.setModel({ shape, numLevels });
   $("ink-gray").hidden = channels === 3;
   $("ink-color").hidden = channels !== 3;
@@ -288,8 +292,9 @@ function unpick() {
 }
 
 function usePicked(tab) {
-  const { rgb } = picked;
+  const { rgb, label } = picked;
   choose(tab, { focus: true });
+  if (label !== null) chooseClassOptions(label);
   editor.load(rgb);
   if (tab === "complete" && !editor.mask.some(Boolean)) forgetLowerHalf();
   if (tab === "surprise") go();

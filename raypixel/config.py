@@ -8,7 +8,7 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -191,15 +191,24 @@ def _rule(detail: Any) -> str:
 
 
 def _fields_at(model_type: type[BaseModel], loc: tuple[str, ...]) -> list[str]:
+    """Return the keys that a config knows at a location, looking through optional values, lists and mappings."""
     fields = model_type
     for name in loc:
-        info = fields.model_fields.get(name)
-        if info is None or not (
-            isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
-        ):
+        if name.isdecimal():  # a place in a list, whose items are known from the field before
+            continue
+        known = {info.alias or key: info for key, info in fields.model_fields.items()}
+        inner = _config_in(known[name].annotation) if name in known else None
+        if inner is None:
             return []
-        fields = info.annotation
-    return list(fields.model_fields)
+        fields = inner
+    return [info.alias or key for key, info in fields.model_fields.items()]
+
+
+def _config_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_config_in(argument) for argument in get_args(annotation))
+    return next((config for config in found if config is not None), None)
 
 
 def _one_line(error: Exception) -> str:

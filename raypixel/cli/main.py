@@ -56,7 +56,18 @@ def main() -> None:
 
 
 def _add_commands() -> None:
-    from raypixel.cli import catalog, figure, images, report, runs, sample, serve, sweep, use
+    from raypixel.cli import (
+        catalog,
+        cluster,
+        figure,
+        images,
+        report,
+        runs,
+        sample,
+        serve,
+        sweep,
+        use,
+    )
 
     for command in (
         runs.train,
@@ -72,6 +83,7 @@ def _add_commands() -> None:
         catalog.data,
         catalog.recipes,
         catalog.models,
+        cluster.cluster,
     ):
         main.add_command(command)
 

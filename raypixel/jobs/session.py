@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from raypixel.errors import RaypixelError
 from raypixel.experiment import ScalingConfig
+from raypixel.jobs.autoscaling import promised_nodes
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -106,10 +107,7 @@ def worker_resources(scaling: ScalingConfig) -> tuple[dict[str, float], bool]:
     Raises:
         RaypixelError: The machines of the cluster cannot hold all the workers at once.
     """
-    import ray
-
-    has_gpu = ray.cluster_resources().get("GPU", 0.0) > 0
-    use_gpu = scaling.device == "cuda" or (scaling.device == "auto" and has_gpu)
+    use_gpu = scaling.device == "cuda" or (scaling.device == "auto" and has_gpus())
     wanted = {"GPU": scaling.gpus_per_worker} if use_gpu else {}
     if scaling.cpus_per_worker is not None:
         choices = [scaling.cpus_per_worker]
@@ -130,8 +128,16 @@ def worker_resources(scaling: ScalingConfig) -> tuple[dict[str, float], bool]:
     )
 
 
+def has_gpus() -> bool:
+    """Return whether a machine of the cluster has a GPU, or one that its autoscaler may yet start."""
+    return any(node.get("GPU", 0.0) for node in _nodes())
+
+
 def num_fitting(wanted: dict[str, float]) -> int:
-    """Return how many bundles of these resources the machines of the cluster hold at once."""
+    """Return how many bundles of these resources the machines of the cluster hold at once.
+
+    Machines that its autoscaler may yet start are counted too.
+    """
     amounts = {name: n for name, n in wanted.items() if n}
     return sum(
         min(int(node.get(name, 0.0) / n + 1e-9) for name, n in amounts.items()) for node in _nodes()
@@ -151,7 +157,8 @@ def _node_amounts(resource: str) -> list[int]:
 def _nodes() -> list[dict[str, float]]:
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return alive + promised_nodes(alive)
 
 
 def _store_bytes() -> int:

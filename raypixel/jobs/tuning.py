@@ -116,12 +116,10 @@ def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
     Raises:
         RaypixelError: The cluster cannot hold one.
     """
-    import ray
-
     wanted = sweep.config.raypixel.resources
     gpus = wanted.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0.0) else 0.0
+        gpus = 1.0 if session.has_gpus() else 0.0
     each = {"CPU": float(wanted.cpus_per_worker), "GPU": gpus}
     num_concurrent = session.num_fitting(each) // wanted.workers
     if not num_concurrent:

@@ -89,6 +89,8 @@ def relevant_options(config: ExperimentConfig) -> dict[str, Any]:
     for key in ("num_epochs", "max_steps", "max_minutes", "checkpoint_every_minutes"):
         del relevant["training"][key]
     del relevant["data"]["root"]
+    if relevant["data"]["backend"] != "stream":  # which has an order of its own
+        del relevant["data"]["backend"], relevant["data"]["stream_memory_mib"]
     return relevant
 
 

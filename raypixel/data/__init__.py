@@ -5,6 +5,7 @@ Face parquet) into shards that any Arrow reader understands; everything after it
 levels are options of `DataConfig`, applied when the images are read.
 """
 
+from raypixel.data.backend import choose_backend, describe_stream
 from raypixel.data.catalog import CatalogEntry, catalog
 from raypixel.data.config import DataConfig
 from raypixel.data.levels import fix_levels, num_levels_of, to_levels
@@ -18,6 +19,8 @@ from raypixel.data.manifest import (
 )
 from raypixel.data.prepare import parse_size, prepare
 from raypixel.data.shards import Split, read_split, shard_paths
+from raypixel.data.stream import StreamedSplit, open_stream
+from raypixel.data.streamed import open_eval_batches, open_train_batches
 
 __all__ = [
     "CatalogEntry",
@@ -27,11 +30,17 @@ __all__ = [
     "ShardInfo",
     "Split",
     "SplitInfo",
+    "StreamedSplit",
     "catalog",
+    "choose_backend",
+    "describe_stream",
     "fix_levels",
     "list_prepared",
     "load_manifest",
     "num_levels_of",
+    "open_eval_batches",
+    "open_stream",
+    "open_train_batches",
     "parse_size",
     "prepare",
     "read_split",

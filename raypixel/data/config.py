@@ -33,6 +33,13 @@ class DataConfig(Frozen):
     max_eval_images: Annotated[int, Field(ge=1)] | None = None
     """Use only the first images of the val and of the test split."""
 
+    backend: Literal["auto", "memory", "stream"] = "auto"
+    """`memory`: the set is held in memory. `stream`: it is read as it is needed, in another order (the images of a window are
+    shuffled among each other, the windows drawn from all over the set). `auto`: memory where the set fits."""
+
+    stream_memory_mib: Annotated[int, Field(ge=64)] = 512
+    """MiB of images that one training process holds with `backend: stream`; a window is a quarter of it."""
+
     @model_validator(mode="after")
     def _one_reduction(self) -> Self:
         if self.num_levels is not None and self.binarization != "none":

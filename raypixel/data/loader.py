@@ -78,13 +78,16 @@ class TrainBatches:
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield self._batch(chosen, epoch, step)
 
+    def close(self) -> None:
+        """Let go of nothing: the split is the caller's."""
+
     def _batch(self, chosen: Tensor, epoch: int, step: int) -> Batch:
         mine = chosen[self.rank :: self.world_size]
         if self.config.binarization == "stochastic":
             # drawn for the whole batch on every worker, so that it does not depend on their number
             x = self.split.images[chosen]
             x = to_levels(
-                x, self.config, self.manifest, generator=_torch_generator(self.seed, epoch, step)
+                x, self.config, self.manifest, generator=step_generator(self.seed, epoch, step)
             )
             x = x[self.rank :: self.world_size]
         else:
@@ -110,7 +113,7 @@ class EvalBatches:
         self.images = split.images
         if config.binarization == "stochastic":
             # one draw over the whole split: the same images whatever the batch size
-            generator = _torch_generator(config.binarization_seed)
+            generator = step_generator(config.binarization_seed)
             self.images = to_levels(split.images, config, manifest, generator=generator)
         self.class_labels = split.class_labels
         self.batch_size = batch_size
@@ -133,6 +136,7 @@ def _generator(*entropy: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(entropy))
 
 
-def _torch_generator(*entropy: int) -> torch.Generator:
+def step_generator(*entropy: int) -> torch.Generator:
+    """Return the source of the draws at a point named by numbers, such as (seed, epoch, step)."""
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raypixel.data.blocks import read_images
 from raypixel.data.manifest import (
     Manifest,
     ShardInfo,
@@ -72,7 +73,7 @@ def read_split(root: Path, name: str, split_name: str) -> Split:
     start = 0
     for path, shard in zip(paths, manifest.splits[split_name].files, strict=True):
         stop = start + shard.num_images
-        _read_shard(
+        read_images(
             path, manifest, images[start:stop], None if labels is None else labels[start:stop]
         )
         start = stop
@@ -163,7 +164,11 @@ def _write_shard(
             table = pa.table(columns)
             # Parquet has no single bytes: the dictionary, not zstd alone, brings 32 bits down to 8.
             writer = writer or pq.ParquetWriter(
-                path, table.schema, compression="zstd", use_dictionary=["image.list.element"]
+                path,
+                table.schema,
+                compression="zstd",
+                use_dictionary=["image.list.element"],
+                write_page_checksum=True,  # what is streamed is checked page by page
             )
             writer.write_table(table, row_group_size=len(images))
             start += len(images)
@@ -187,32 +192,6 @@ def _tensor_column(images: np.ndarray) -> Any:
     storage = pa.FixedSizeListArray.from_arrays(values, num_dims)
     kind = pa.fixed_shape_tensor(pa.uint8(), images.shape[1:])
     return pa.ExtensionArray.from_storage(kind, storage)
-
-
-def _read_shard(path: Path, manifest: Manifest, images: Tensor, labels: Tensor | None) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = ["image"] if labels is None else ["image", "label"]
-    expected = pa.fixed_shape_tensor(pa.uint8(), manifest.image_shape)
-    try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            schema = file.schema_arrow
-            table = file.read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path, f"must be a parquet file, got {_line(error)}", manifest.name) from None
-    if table.schema.names != columns or table.schema.field("image").type != expected:
-        got = f"got {', '.join(f'{field.name}: {field.type}' for field in schema)}"
-        raise damaged(path, f"must hold {columns} with image {expected}, {got}", manifest.name)
-    if table.num_rows != len(images):
-        problem = f"must hold {len(images):,} images, got {table.num_rows:,}"
-        raise damaged(path, problem, manifest.name)
-    start = 0
-    for chunk in table.column("image").chunks:
-        images[start : start + len(chunk)].numpy()[...] = chunk.to_numpy_ndarray()
-        start += len(chunk)
-    if labels is not None:
-        labels.numpy()[...] = table.column("label").to_numpy()
 
 
 def _checked_paths(root: Path, manifest: Manifest, split_name: str) -> list[Path]:
@@ -264,7 +243,3 @@ def _append(images: np.ndarray, labels: np.ndarray | None, more: Batch) -> Batch
         return more
     images = np.concatenate([images, more[0]])
     return images, None if labels is None or more[1] is None else np.concatenate([labels, more[1]])
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -7,32 +7,39 @@ and a worker's batches cost no more than indexing (docs/performance.md). Order a
 shares equal, and its shuffles are not resumable.
 """
 
-import logging
-import warnings
 from typing import Any
 
 import numpy as np
-import torch
 
-from raypixel.data import DataConfig, Manifest, Split, fix_levels, shard_paths
+from raypixel.data import (
+    DataConfig,
+    Manifest,
+    Split,
+    StreamedSplit,
+    fix_levels,
+    open_stream,
+    shard_paths,
+)
+from raypixel.errors import DataError
+from raypixel.jobs import streaming
 
 
 def stage(config: DataConfig, manifest: Manifest, splits: tuple[str, ...]) -> dict[str, Any]:
     """Read splits of a prepared set through Ray Data into the object store.
 
     Returns:
-        For each split a reference to (images (N, C, H, W) uint8, labels (N,) int64 or None).
+        For each split a reference to (images (N, C, H, W) uint8, labels (N,) int64 or None); None when it is streamed.
 
     Raises:
-        DataError: A shard is missing or damaged.
+        DataError: A shard is missing or damaged, or the images do not fit into the object store.
     """
     import ray
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing it has set its own level
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
+    if config.backend == "stream":
+        return dict.fromkeys(splits)
+    _check_store(config, manifest, splits)
+    streaming.configure()
     columns = ["index", "image"] + (["label"] if manifest.num_classes else [])
     staged = {}
     for name in splits:
@@ -49,13 +56,21 @@ def stage(config: DataConfig, manifest: Manifest, splits: tuple[str, ...]) -> di
     return staged
 
 
-def open_staged(staged: dict[str, Any], config: DataConfig, manifest: Manifest) -> dict[str, Split]:
-    """Map staged splits into this process and apply the data options that are the same in every epoch."""
+def open_staged(
+    staged: dict[str, Any], config: DataConfig, manifest: Manifest
+) -> dict[str, Split | StreamedSplit]:
+    """Map staged splits into this process, or plan their streaming, with the data options applied."""
     import ray
 
+    if None in staged.values():
+        return {
+            name: open_stream(config, manifest, name, deliver=streaming.deliver) for name in staged
+        }
     return {
         name: fix_levels(
-            Split(_tensor(images), None if labels is None else _tensor(labels)),
+            Split(
+                streaming.to_tensor(images), None if labels is None else streaming.to_tensor(labels)
+            ),
             config,
             manifest,
             split_name=name,
@@ -64,8 +79,14 @@ def open_staged(staged: dict[str, Any], config: DataConfig, manifest: Manifest) 
     }
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    with warnings.catch_warnings():
-        # shared memory of the object store is read-only; the loader only ever indexes it
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+def _check_store(config: DataConfig, manifest: Manifest, splits: tuple[str, ...]) -> None:
+    import ray
+
+    needed = sum(manifest.splits[name].num_images for name in splits) * manifest.num_dims
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes()]
+    largest = int(max(stores, default=0.0))
+    if needed > largest:
+        raise DataError(
+            f"data.backend must be 'stream' for {config.name}: its images take {needed / 2**30:.1f} GiB, "
+            f"the cluster's object stores have {largest / 2**30:.1f} GiB, got 'memory'"
+        )

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from raypixel.checkpoint import Checkpoint, read_checkpoint
-from raypixel.data import DataConfig, Manifest, Split, fix_levels, load_manifest, read_split
+from raypixel.data import (
+    DataConfig,
+    Manifest,
+    Split,
+    StreamedSplit,
+    choose_backend,
+    fix_levels,
+    load_manifest,
+    open_stream,
+    read_split,
+)
 from raypixel.errors import CheckpointError
 from raypixel.experiment import parse_experiment
 from raypixel.jobs.folder import best_checkpoint
@@ -74,6 +84,12 @@ def open_split(
         DataError: The data set is not prepared.
         CheckpointError: Its images do not fit the model.
     """
+    data, manifest = open_data(checkpoint, root=root)
+    return _read(data, manifest, split_name), data, manifest
+
+
+def open_data(checkpoint: Checkpoint, *, root: Path | None) -> tuple[DataConfig, Manifest]:
+    """Return the data options and the manifest of the data set that a checkpoint was trained on; see `open_split`."""
     config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.path))
     data = config.data if root is None else config.data.model_copy(update={"root": root})
     manifest = load_manifest(data.root, data.name)
@@ -82,8 +98,12 @@ def open_split(
             f"{checkpoint.path}: images of {data.name} must be {checkpoint.info.image_shape} "
             f"as in training, got {manifest.image_shape}"
         )
+    return data, manifest
+
+
+def _read(data: DataConfig, manifest: Manifest, split_name: str) -> Split:
     split = read_split(data.root, data.name, split_name)
-    return fix_levels(split, data, manifest, split_name=split_name), data, manifest
+    return fix_levels(split, data, manifest, split_name=split_name)
 
 
 def evaluate(
@@ -109,7 +129,11 @@ def evaluate(
         DataError: The data set is not prepared.
         CheckpointError: Its images do not fit the model.
     """
-    split, data, manifest = open_split(checkpoint, split_name, root=root)
+    data, manifest = open_data(checkpoint, root=root)
+    data = choose_backend(data, manifest)
+    open_fn: Callable[..., Split | StreamedSplit]
+    open_fn = open_stream if data.backend == "stream" else _read
+    split = open_fn(data, manifest, split_name)
     likelihood = evaluate_checkpoint(
         checkpoint,
         split,

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from raypixel.data import Manifest
+from raypixel.data import Manifest, describe_stream
 from raypixel.jobs import datasets, record, session
 from raypixel.jobs.folder import claim, open_run
 from raypixel.jobs.ledger import Ledger
-from raypixel.jobs.sweep_folder import known_trials, note_data, now, open_ledger
+from raypixel.jobs.sweep_folder import known_trials, note_data, now, open_ledger, settled_data
 from raypixel.jobs.tracking import TrackedRun, Tracker
 from raypixel.jobs.trials import Book, TrialResult, TrialWatch
 from raypixel.jobs.tuning import tune_trials
@@ -165,7 +165,9 @@ def _run(
     ended = [(result.trial, result.value(metric)) for result in results.values()]
     begun = [trial for label, trial in trials.items() if label not in results]
     search = open_search(sweep, ended, begun)
-    data = sweep.trials[0].config.data
+    data = settled_data(book.ledger, sweep.trials[0].config.data, manifest)
+    if data.backend == "stream":
+        warn(describe_stream(data, manifest))
     with session.cluster(address):
         staged = datasets.stage(data, manifest, SPLITS)
         note_data(book.ledger, datasets.open_staged(staged, data, manifest), data, manifest)

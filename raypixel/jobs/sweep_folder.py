@@ -11,8 +11,17 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from raypixel.config import flatten, load_yaml
-from raypixel.data import DataConfig, Manifest, Split, num_levels_of
+from raypixel.data import (
+    DataConfig,
+    Manifest,
+    Split,
+    StreamedSplit,
+    choose_backend,
+    num_levels_of,
+)
 from raypixel.data.loader import EvalBatches
 from raypixel.errors import CheckpointError
 from raypixel.evaluation import histogram_baseline, uniform_baseline
@@ -81,10 +90,24 @@ def _differences(where: Path, trial: Trial) -> list[str]:
     ]
 
 
+def settled_data(ledger: Ledger, data: DataConfig, manifest: Manifest) -> DataConfig:
+    """Return the data options with the backend that the sweep was begun with, or that is chosen now."""
+    before = ledger.facts.get("data", {}).get("backend")
+    if data.backend == "auto" and before is not None:
+        return data.model_copy(update={"backend": before})
+    return choose_backend(data, manifest)
+
+
 def note_data(
-    ledger: Ledger, splits: Mapping[str, Split], data: DataConfig, manifest: Manifest
+    ledger: Ledger,
+    splits: Mapping[str, Split | StreamedSplit],
+    data: DataConfig,
+    manifest: Manifest,
 ) -> None:
-    """Write down what is trained on, and what trials are to be better than."""
+    """Write down what is trained on, and what trials are to be better than.
+
+    A set that is streamed is not read for a baseline: it gets only the one that follows from its levels.
+    """
     num_levels = num_levels_of(data, manifest)
     levels = f"{num_levels} levels"
     if data.binarization != "none":
@@ -92,19 +115,21 @@ def note_data(
     ledger.facts["data"] = {
         "name": data.name,
         "levels": levels,
+        "backend": data.backend,
         "image_shape": list(manifest.image_shape),
         "num_images": {name: len(split) for name, split in splits.items()},
     }
-    # as they are evaluated: a stochastic binarization is one draw
-    train, test = (
-        EvalBatches(splits[name], data, manifest, batch_size=1).images for name in ("train", "test")
-    )
-    uniform = uniform_baseline(test, num_levels=num_levels)
-    histogram = histogram_baseline(train, test, num_levels=num_levels)
-    ledger.facts["baselines"] = {
-        f"uniform over {num_levels} levels": uniform.bits_per_dim,
-        "histogram of each pixel": histogram.bits_per_dim,
-    }
+    blank = torch.zeros((1, *manifest.image_shape), dtype=torch.uint8)
+    uniform = uniform_baseline(blank, num_levels=num_levels)
+    ledger.facts["baselines"] = {f"uniform over {num_levels} levels": uniform.bits_per_dim}
+    train, test = splits["train"], splits["test"]
+    if isinstance(train, Split) and isinstance(test, Split):
+        # as they are evaluated: a stochastic binarization is one draw
+        train_x, x = (
+            EvalBatches(split, data, manifest, batch_size=1).images for split in (train, test)
+        )
+        histogram = histogram_baseline(train_x, x, num_levels=num_levels)
+        ledger.facts["baselines"]["histogram of each pixel"] = histogram.bits_per_dim
 
 
 def now() -> str:

@@ -5,9 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raypixel.checkpoint import Checkpoint
-from raypixel.data import DataConfig, Manifest, Split, fix_levels, read_split
+from raypixel.data import (
+    DataConfig,
+    Manifest,
+    Split,
+    StreamedSplit,
+    describe_stream,
+    fix_levels,
+    open_stream,
+    read_split,
+)
 from raypixel.experiment import ExperimentConfig, build_experiment_model
 from raypixel.jobs import record, session
+from raypixel.jobs.backend import settle
 from raypixel.jobs.folder import best_checkpoint, claim, open_run
 from raypixel.jobs.ray_train import SPLITS, train_on_ray
 from raypixel.jobs.worker import Message, Worker, choose_device, run_worker
@@ -55,6 +65,9 @@ def train_recorded(
         RaypixelError: Anything a person can fix.
     """
     build_experiment_model(config, manifest)  # what cannot be built is told before anything starts
+    config = settle(config, manifest, folder)
+    if config.data.backend == "stream":
+        warn(describe_stream(config.data, manifest))
     with claim(folder), record.open_tracker(warn) as tracker:
         run_id = open_run(config, manifest, folder, resume=resume)
         if resume and not (folder / "checkpoints").exists():
@@ -99,6 +112,7 @@ def train(
     Raises:
         RaypixelError: Anything a person can fix, also when it happened in a worker.
     """
+    config = settle(config, manifest, folder)
     if config.scaling.num_workers == 0:
         worker = Worker(device=choose_device(config.scaling.device))
         splits = read_splits(config.data, manifest)
@@ -107,8 +121,10 @@ def train(
         return train_on_ray(config, manifest, folder, on_message)
 
 
-def read_splits(config: DataConfig, manifest: Manifest) -> dict[str, Split]:
-    """Read train and val into this process, with the data options that are the same in every epoch applied."""
+def read_splits(config: DataConfig, manifest: Manifest) -> dict[str, Split | StreamedSplit]:
+    """Read train and val into this process, or plan their streaming, with the data options applied."""
+    if config.backend == "stream":
+        return {name: open_stream(config, manifest, name) for name in SPLITS}
     return {
         name: fix_levels(
             read_split(config.root, config.name, name), config, manifest, split_name=name

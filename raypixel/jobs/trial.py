@@ -92,7 +92,10 @@ def _run(
     resources = ray.get_runtime_context().get_assigned_resources()
     device = torch.device("cuda" if resources.get("GPU") else "cpu")
     torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
-    splits = datasets.open_staged(staged, config.data, manifest)
+    backend = "stream" if None in staged.values() else "memory"  # as the sweep decided
+    data = config.data.model_copy(update={"backend": backend})
+    config = config.model_copy(update={"data": data})
+    splits = datasets.open_staged(staged, data, manifest)
     if config.scaling.num_workers == 1:
         worker = Worker(device=device)
         run_worker(config, manifest, splits, folder, worker=worker, send=reporter)

@@ -6,6 +6,7 @@ MLflow, Tune.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,17 @@ import torch
 from torch import nn
 
 from raypixel.checkpoint import Checkpoint, CheckpointStore, ModelInfo
-from raypixel.data import DataConfig, Manifest, Split, catalog, load_manifest, prepare
-from raypixel.data.loader import EvalBatches, TrainBatches
+from raypixel.data import (
+    DataConfig,
+    Manifest,
+    Split,
+    StreamedSplit,
+    catalog,
+    load_manifest,
+    open_eval_batches,
+    open_train_batches,
+    prepare,
+)
 from raypixel.errors import DataError, RaypixelError
 from raypixel.evaluation import evaluate
 from raypixel.experiment import ExperimentConfig, build_experiment_model, parse_experiment
@@ -77,7 +87,7 @@ def ensure_prepared(config: DataConfig, *, progress: Callable[[int, int], None] 
 def run_worker(
     config: ExperimentConfig,
     manifest: Manifest,
-    splits: Mapping[str, Split],
+    splits: Mapping[str, Split | StreamedSplit],
     folder: Path,
     *,
     worker: Worker,
@@ -89,7 +99,7 @@ def run_worker(
     Args:
         config: The experiment.
         manifest: The prepared data set.
-        splits: "train" and "val", as `fix_levels` returns them.
+        splits: "train" and "val", as `fix_levels` or `open_stream` return them.
         folder: The run's folder, the same on every worker.
         worker: Rank, number of workers and device.
         send: Called on rank 0.
@@ -110,7 +120,7 @@ def run_worker(
     torch.manual_seed(config.training.seed)
     model = build_experiment_model(config, manifest)
     shares = {"rank": worker.rank, "world_size": worker.world_size}
-    batches = TrainBatches(
+    batches = open_train_batches(
         splits["train"],
         config.data,
         manifest,
@@ -118,7 +128,7 @@ def run_worker(
         seed=config.training.seed,
         **shares,
     )
-    val = EvalBatches(
+    val = open_eval_batches(
         splits["val"],
         config.data,
         manifest,
@@ -133,16 +143,17 @@ def run_worker(
     scribe = None
     if worker.rank == 0:
         scribe = _Scribe(store, model_info(config, model), folder, send, resume, notice)
-    train(
-        model,
-        batches,
-        config.training,
-        device=worker.device,
-        validate=validate,
-        report=scribe or _ignore,
-        resume=resume,
-        is_save_asked=None if notice is None or scribe is None else notice.is_save_due,
-    )
+    with closing(batches):
+        train(
+            model,
+            batches,
+            config.training,
+            device=worker.device,
+            validate=validate,
+            report=scribe or _ignore,
+            resume=resume,
+            is_save_asked=None if notice is None or scribe is None else notice.is_save_due,
+        )
     return scribe.metrics if scribe else {}
 
 
@@ -153,7 +164,7 @@ def model_info(config: ExperimentConfig, model: Any) -> ModelInfo:
 
 def evaluate_checkpoint(
     checkpoint: Checkpoint,
-    split: Split,
+    split: Split | StreamedSplit,
     manifest: Manifest,
     *,
     device: torch.device,
@@ -164,7 +175,7 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: What to evaluate.
-        split: Images, as `fix_levels` returns them.
+        split: Images, as `fix_levels` or `open_stream` return them.
         manifest: Their prepared data set.
         device: Where to compute.
         batch_size: Images at a time; the training's `eval_batch_size` by default.
@@ -172,7 +183,7 @@ def evaluate_checkpoint(
     """
     config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.path))
     size = batch_size or config.training.eval_batch_size
-    batches = EvalBatches(split, config.data, manifest, batch_size=size)
+    batches = open_eval_batches(split, config.data, manifest, batch_size=size)
     return evaluate(checkpoint.load_model(device), batches, device=device, progress=progress)
 
 

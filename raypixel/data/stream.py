@@ -1,0 +1,195 @@
+"""Images read as they are needed, for a set that does not fit in memory: what is read when, and the reading.
+
+A shard is a row of blocks (Parquet row groups of about 4 MiB). An epoch visits them in an order drawn from (seed, epoch),
+some at a time: the images of such a window are permuted among each other. So a batch mixes images of blocks from all over the
+set, each image comes once in an epoch, a training resumes at any step by reading one window, and what is in memory is
+bounded whatever the size of the set. The order is a function of (seed, epoch) and the window's size alone.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from raypixel.data.blocks import read_block, sizes_of_blocks
+from raypixel.data.config import DataConfig
+from raypixel.data.levels import to_levels
+from raypixel.data.manifest import Manifest, check_sizes
+from raypixel.data.shards import Split
+from raypixel.errors import ConfigError
+
+WINDOWS_IN_MEMORY = 4
+"""Training holds two windows, validation two; the share of one is left for decoding a block and for batches."""
+
+SPLIT_STREAM, ORDER_STREAM = 1, 2
+"""Keep the draws of an epoch's order of blocks and of its windows apart."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images of a shard that are read at once.
+
+    Attributes:
+        path: The shard.
+        number: Row group of the shard.
+        num_images: How many of its images are used, from the first on.
+    """
+
+    path: Path
+    number: int
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """Blocks whose images are in memory together.
+
+    Attributes:
+        blocks: In reading order.
+        entropy: Seeds of the permutation of their images; None leaves them in order.
+    """
+
+    blocks: tuple[Block, ...]
+    entropy: tuple[int, ...] | None
+
+    @property
+    def num_images(self) -> int:
+        """Images of all its blocks."""
+        return sum(block.num_images for block in self.blocks)
+
+
+ReadFn = Callable[[Window], Split]
+DeliverFn = Callable[[ReadFn, Iterator[Window]], Iterator[Split]]
+"""Read windows, which may be endlessly many, in order and ahead of their use."""
+
+
+def read_ahead(read: ReadFn, windows: Iterator[Window]) -> Iterator[Split]:
+    """Read windows on a thread, one ahead: two are in memory, that in use and the next.
+
+    The caller lets go of a window before it asks for the next.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+        pending = [pool.submit(read, window) for window in _first(windows)]
+        while pending:
+            ready = [pending.pop().result()]
+            pending += [pool.submit(read, window) for window in _first(windows)]
+            yield ready.pop()
+
+
+@dataclass(frozen=True)
+class StreamedSplit:
+    """A split on the disk, and how it is read; `open_stream` makes it.
+
+    Attributes:
+        blocks: Of the images that are used, in the order of the split.
+        config: The options.
+        manifest: The prepared set.
+        window_bytes: Bytes of the images of one window, at most; but a window has at least one block.
+        deliver: Reads windows ahead of their use.
+    """
+
+    blocks: tuple[Block, ...]
+    config: DataConfig
+    manifest: Manifest
+    window_bytes: int
+    deliver: DeliverFn = read_ahead
+
+    def __len__(self) -> int:
+        return sum(block.num_images for block in self.blocks)
+
+    def shuffled(self, seed: int, epoch: int) -> list[Window]:
+        """Return the windows of an epoch of training."""
+        order = _permutation(len(self.blocks), seed, epoch, SPLIT_STREAM)
+        parts = self._parts([self.blocks[position] for position in order])
+        return [
+            Window(blocks, (seed, epoch, ORDER_STREAM, number))
+            for number, blocks in enumerate(parts)
+        ]
+
+    def in_order(self) -> list[Window]:
+        """Return windows that hold the images in the order of the split."""
+        return [Window(blocks, None) for blocks in self._parts(list(self.blocks))]
+
+    def read(self, windows: Iterator[Window]) -> Iterator[Split]:
+        """Yield the images of windows, at the levels that a batch is made from."""
+        return self.deliver(
+            partial(read_window, config=self.config, manifest=self.manifest), windows
+        )
+
+    def _parts(self, blocks: list[Block]) -> list[tuple[Block, ...]]:
+        room = self.window_bytes // self.manifest.num_dims
+        parts: list[tuple[Block, ...]] = []
+        part: list[Block] = []
+        for block in blocks:
+            if part and sum(b.num_images for b in part) + block.num_images > room:
+                parts.append(tuple(part))
+                part = []
+            part.append(block)
+        return [*parts, tuple(part)] if part else parts
+
+
+def open_stream(
+    config: DataConfig, manifest: Manifest, split_name: str, *, deliver: DeliverFn = read_ahead
+) -> StreamedSplit:
+    """Plan the streaming of a split; nothing but the shards' sizes and tables of contents is read.
+
+    Raises:
+        ConfigError: The options need the whole split at once.
+        DataError: A shard is missing or truncated.
+    """
+    if config.binarization == "fixed" and manifest.num_levels > 2:
+        rule = "must be 'memory' with binarization 'fixed', which is drawn for the whole split"
+        raise ConfigError(f"data.backend {rule}, got 'stream'")
+    left = manifest.splits[split_name].num_images
+    limit = config.max_train_images if split_name == "train" else config.max_eval_images
+    left = left if limit is None else min(left, limit)
+    blocks = []
+    for path in check_sizes(config.root, manifest, split_name):
+        if left == 0:
+            break
+        for number, size in enumerate(sizes_of_blocks(path, manifest)):
+            used = min(size, left)
+            left -= used
+            if used:
+                blocks.append(Block(path.absolute(), number, used))
+    window_bytes = (config.stream_memory_mib << 20) // WINDOWS_IN_MEMORY
+    return StreamedSplit(tuple(blocks), config, manifest, window_bytes, deliver)
+
+
+def read_window(window: Window, *, config: DataConfig, manifest: Manifest) -> Split:
+    """Read the images of a window, each block straight to its images' places.
+
+    Raises:
+        DataError: A block is damaged.
+    """
+    count = window.num_images
+    images = torch.empty((count, *manifest.image_shape), dtype=torch.uint8)
+    labels = torch.empty(count, dtype=torch.int64) if manifest.num_classes else None
+    places = np.arange(count)
+    if window.entropy is not None:
+        places = _permutation(count, *window.entropy)
+    start = 0
+    for block in window.blocks:
+        chosen = torch.from_numpy(places[start : start + block.num_images])
+        levels, part_labels = read_block(block.path, block.number, manifest)
+        levels = levels[: block.num_images]
+        if config.binarization != "stochastic":  # that is drawn anew for each batch
+            levels = to_levels(levels, config, manifest)
+        images[chosen] = levels
+        if labels is not None and part_labels is not None:
+            labels[chosen] = part_labels[: block.num_images]
+        start += block.num_images
+    return Split(images=images, class_labels=labels)
+
+
+def _permutation(count: int, *entropy: int) -> np.ndarray:
+    return np.random.default_rng(np.random.SeedSequence(entropy)).permutation(count)
+
+
+def _first(windows: Iterator[Window]) -> list[Window]:
+    window = next(windows, None)
+    return [] if window is None else [window]

@@ -31,6 +31,7 @@ class CatalogEntry:
         needs_source: True when it can only be prepared from files given with `--source`.
         source: What `--source` must point at; None when the set takes no source.
         download_bytes: Size of the download without `--source`; None when nothing is downloaded.
+        takes_size: True when `--size` chooses the height and width.
     """
 
     name: str
@@ -42,6 +43,7 @@ class CatalogEntry:
     needs_source: bool
     source: str | None
     download_bytes: int | None
+    takes_size: bool = False
 
 
 def catalog() -> tuple[CatalogEntry, ...]:
@@ -91,6 +93,33 @@ def catalog() -> tuple[CatalogEntry, ...]:
             source="a Hugging Face parquet folder, or the folder of cifar-10-batches-py",
             download_bytes=170_498_071,
         ),
+        *(_imagenet(size) for size in (32, 64)),
+        CatalogEntry(
+            name="celeba",
+            description="CelebA faces, the centered 140x140 pixels scaled to --size (64x64)",
+            image_shape=(3, 64, 64),
+            num_levels=256,
+            class_names=(),
+            splits={"train": 162_770, "val": 19_867, "test": 19_962},
+            needs_source=True,
+            source="the folder of img_align_celeba and, for the official splits, list_eval_partition.txt",
+            download_bytes=None,
+            takes_size=True,
+        ),
+    )
+
+
+def _imagenet(size: int) -> CatalogEntry:
+    return CatalogEntry(
+        name=f"imagenet{size}",
+        description=f"ImageNet scaled to {size}x{size}; the last 10,000 train images are val, val_data is test",
+        image_shape=(3, size, size),
+        num_levels=256,
+        class_names=tuple(str(number) for number in range(1, 1001)),
+        splits={"train": 1_271_167, "val": 10_000, "test": 50_000},
+        needs_source=True,
+        source="the folder of train_data_batch_1.npz to train_data_batch_10.npz and val_data.npz",
+        download_bytes=None,
     )
 
 

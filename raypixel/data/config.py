@@ -37,8 +37,9 @@ class DataConfig(Frozen):
     """`memory`: the set is held in memory. `stream`: it is read as it is needed, in another order (the images of a window are
     shuffled among each other, the windows drawn from all over the set). `auto`: memory where the set fits."""
 
-    stream_memory_mib: Annotated[int, Field(ge=64)] = 512
-    """MiB of images that one training process holds with `backend: stream`; a window is a quarter of it."""
+    stream_memory_mib: Annotated[int, Field(ge=1)] = 512
+    """MiB of images that one training process holds with `backend: stream`; a window is a quarter of it, or one block of a shard
+    (4 MiB)."""
 
     @model_validator(mode="after")
     def _one_reduction(self) -> Self:

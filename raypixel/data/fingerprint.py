@@ -43,4 +43,5 @@ def stat_sha256(source: Path, files: list[Path]) -> str:
 
 
 def _relative(path: Path, source: Path) -> str:
-    return path.name if path == source else str(path.relative_to(source))
+    is_below = path != source and path.is_relative_to(source)
+    return str(path.relative_to(source)) if is_below else path.name

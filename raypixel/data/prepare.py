@@ -106,7 +106,7 @@ def _check_request(
     options = {"--size": size, "--channels": channels}
     if entry is not None:
         for option, value in options.items():
-            if value is not None:
+            if value is not None and not (entry.takes_size and option == "--size"):
                 rule = f"must be used with your own images only, not with {name!r}"
                 raise DataError(f"{option} {rule}, got {value}")
         if entry.source is None and source is not None:

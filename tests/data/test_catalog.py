@@ -4,7 +4,8 @@ from raypixel.data import catalog, prepare
 
 
 def test_names_are_those_of_the_command_line():
-    assert [entry.name for entry in catalog()] == ["digits", "mnist", "binarized_mnist", "cifar10"]
+    names = "digits mnist binarized_mnist cifar10 imagenet32 imagenet64 celeba"
+    assert [entry.name for entry in catalog()] == names.split()
 
 
 def test_entry_says_what_prepare_gives(tmp_path):

@@ -3,27 +3,21 @@ import time
 import weakref
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from raypixel.data import (
     DataConfig,
-    Manifest,
-    Origin,
-    ShardInfo,
     Split,
-    SplitInfo,
     fix_levels,
     read_split,
 )
 from raypixel.data.loader import EvalBatches
-from raypixel.data.shards import file_sha256
 from raypixel.data.stream import open_stream, read_ahead
 from raypixel.data.streamed import StreamedEvalBatches, StreamedTrainBatches
 from raypixel.errors import ConfigError, DataError
 
+from ..striped import write_striped
 from .test_loader import assert_equal, whole
 
 SHAPE = (1, 2, 3)
@@ -37,41 +31,13 @@ EVERY_WORLD = pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.fixture(scope="module")
 def striped(tmp_path_factory) -> tuple:
     """A prepared set of three shards of several blocks each; an image's label is its position."""
-    root = tmp_path_factory.mktemp("striped")
-    folder = root / "striped"
-    folder.mkdir()
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randint(0, 256, (NUM_IMAGES, 6), generator=generator, dtype=torch.uint8)
-    shards, start = [], 0
-    for number, count in enumerate(SHARDS):
-        path = folder / f"train-{number:05d}-of-{len(SHARDS):05d}.parquet"
-        part = pa.array(images[start : start + count].numpy().reshape(-1))
-        storage = pa.FixedSizeListArray.from_arrays(part, 6)
-        column = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), SHAPE), storage)
-        labels = pa.array(range(start, start + count), pa.int64())
-        table = pa.table({"image": column, "label": labels})
-        pq.write_table(table, path, row_group_size=ROWS_OF_A_BLOCK, write_page_checksum=True)
-        shards.append(
-            ShardInfo(
-                name=path.name,
-                num_images=count,
-                num_bytes=path.stat().st_size,
-                sha256=file_sha256(path),
-            )
-        )
-        start += count
-    split = SplitInfo(num_images=NUM_IMAGES, files=tuple(shards))
-    manifest = Manifest(
-        name="striped",
-        format_version=1,
+    root = tmp_path_factory.mktemp("prepared")
+    manifest = write_striped(
+        root,
+        shards=dict.fromkeys(("train", "val", "test"), SHARDS),
+        block_images=ROWS_OF_A_BLOCK,
         image_shape=SHAPE,
-        num_levels=256,
-        num_classes=NUM_IMAGES,
-        class_names=tuple(map(str, range(NUM_IMAGES))),
-        splits=dict.fromkeys(("train", "val", "test"), split),
-        origin=Origin(source="test"),
     )
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
     return root, manifest
 
 

@@ -32,7 +32,9 @@ class Watch:
         self.finished.append(result.trial.label)
 
 
-def load(tmp_path: Path, digits_root: Path, parameters: dict, *, more=None, epochs=2, **block):
+def load(
+    tmp_path: Path, digits_root: Path, parameters: dict, *, more=None, epochs=2, given=None, **block
+):
     file = tmp_path / "sweep.yaml"
     mapping = {
         "name": "test",
@@ -53,7 +55,7 @@ def load(tmp_path: Path, digits_root: Path, parameters: dict, *, more=None, epoc
         "data.max_eval_images": 60,
         "training.num_epochs": epochs,
     }
-    return load_sweep(file, overrides)
+    return load_sweep(file, given or overrides)
 
 
 def run(sweep, digits, folder, watch, *, is_resumed=False):

@@ -47,7 +47,7 @@ def read_folder(
         chosen = [groups[group][position] for position in positions]
         chosen_labels = labels[group][positions] if class_names else None
         return RawSplit(
-            num_images=len(chosen), batches=lambda: _decoded(chosen, chosen_labels, image_shape)
+            num_images=len(chosen), batches=lambda: decoded(chosen, chosen_labels, image_shape)
         )
 
     divided = divide({name: len(paths) for name, paths in groups.items()}, where=str(source))
@@ -98,11 +98,16 @@ def _looks(files: list[Path]) -> Iterator[tuple[str, Look]]:
     return ((str(path), look(path, where=str(path))) for path in files)
 
 
-def _decoded(
-    paths: list[Path], labels: np.ndarray | None, image_shape: tuple[int, int, int]
+def decoded(
+    paths: list[Path],
+    labels: np.ndarray | None,
+    image_shape: tuple[int, int, int],
+    *,
+    crop: int | None = None,
 ) -> Iterator[Batch]:
+    """Read and decode files batch by batch; see `decode`."""
     for start in range(0, len(paths), _BATCH_IMAGES):
         part = slice(start, start + _BATCH_IMAGES)
         pictures = [(str(path), read_bytes(path)) for path in paths[part]]
-        images = decode_all(pictures, image_shape=image_shape)
+        images = decode_all(pictures, image_shape=image_shape, crop=crop)
         yield images, None if labels is None else labels[part]

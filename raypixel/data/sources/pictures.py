@@ -75,7 +75,12 @@ def agree(
 
 
 def decode(
-    picture: bytes, *, where: str, channels: int, size: tuple[int, int] | None
+    picture: bytes,
+    *,
+    where: str,
+    channels: int,
+    size: tuple[int, int] | None,
+    crop: int | None = None,
 ) -> np.ndarray:
     """Decode a picture.
 
@@ -84,6 +89,7 @@ def decode(
         where: What to call it in an error.
         channels: 1 (gray) or 3 (RGB).
         size: (height, width) to crop and scale to; None keeps its own.
+        crop: First take the centered square of this many pixels, or what there is of it.
 
     Returns:
         Levels, (channels, height, width), uint8.
@@ -96,6 +102,11 @@ def decode(
     with _Guard(where), _open(picture) as image:
         upright = ImageOps.exif_transpose(image) if _may_be_turned(image) else image
         flat = _flatten(upright, "L" if channels == 1 else "RGB", where)
+        if crop is not None:
+            left, top = (max(0, (length - crop) // 2) for length in flat.size)
+            flat = flat.crop(
+                (left, top, min(left + crop, flat.width), min(top + crop, flat.height))
+            )
         if size is not None and flat.size != (size[1], size[0]):
             is_smaller = size[0] * size[1] < flat.width * flat.height
             method = Image.Resampling.BOX if is_smaller else Image.Resampling.LANCZOS
@@ -126,7 +137,10 @@ def losses(picture: bytes, *, where: str) -> list[str]:
 
 
 def decode_all(
-    pictures: list[tuple[str, bytes]], *, image_shape: tuple[int, int, int]
+    pictures: list[tuple[str, bytes]],
+    *,
+    image_shape: tuple[int, int, int],
+    crop: int | None = None,
 ) -> np.ndarray:
     """Decode a batch of named pictures to one (C, H, W); see `decode`.
 
@@ -139,7 +153,8 @@ def decode_all(
     channels, height, width = image_shape
 
     def one(picture: tuple[str, bytes]) -> np.ndarray:
-        return decode(picture[1], where=picture[0], channels=channels, size=(height, width))
+        where, content = picture
+        return decode(content, where=where, channels=channels, size=(height, width), crop=crop)
 
     images = np.empty((len(pictures), *image_shape), np.uint8)
     num_bytes = sum(len(content) for _, content in pictures)

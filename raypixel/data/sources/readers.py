@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from raypixel.data.sources.amat import find_binarized_mnist, read_binarized_mnist
+from raypixel.data.sources.celeba import find_celeba, read_celeba
 from raypixel.data.sources.cifar10 import fetch_cifar10, find_cifar10, read_cifar10
 from raypixel.data.sources.digits import read_digits
 from raypixel.data.sources.folder import find_images, read_folder
+from raypixel.data.sources.imagenet import find_imagenet, read_imagenet
 from raypixel.data.sources.mnist import fetch_mnist, find_mnist, read_mnist
 from raypixel.data.sources.parquet import find_parquet, read_parquet
 from raypixel.data.sources.raw import RawSet
@@ -40,6 +43,9 @@ def reader_of(name: str, *, size: tuple[int, int] | None, channels: int | None) 
             find=find_binarized_mnist, read=lambda _, files: read_binarized_mnist(files)
         ),
         "cifar10": SourceReader(find=find_cifar10, read=read_cifar10, fetch=fetch_cifar10),
+        "imagenet32": SourceReader(find=find_imagenet, read=partial(read_imagenet, size=32)),
+        "imagenet64": SourceReader(find=find_imagenet, read=partial(read_imagenet, size=64)),
+        "celeba": SourceReader(find=find_celeba, read=partial(read_celeba, size=size)),
     }
 
     def read_own(source: Path, files: list[Path]) -> RawSet:

@@ -1,0 +1,156 @@
+"""A set that is streamed: one training in this process, resumed, by workers that read through Ray Data, and in a sweep."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raypixel.data import Manifest
+from raypixel.errors import CheckpointError, DataError
+from raypixel.experiment import load_experiment
+from raypixel.jobs import datasets, streaming
+from raypixel.jobs.backend import settle
+from raypixel.jobs.evaluate import evaluate, resolve_checkpoint
+from raypixel.jobs.folder import open_run
+from raypixel.jobs.ledger import read_ledger
+from raypixel.jobs.ray_train import raypixel_error
+from raypixel.jobs.train import read_splits, train
+
+from ..striped import write_striped
+from .test_sweep import Watch, load
+from .test_sweep import run as run_sweep
+from .test_train import ignore, metrics_of, weights_of
+
+SHARDS = {"train": (3000, 2500, 1700), "val": (500,), "test": (300,)}
+
+
+@pytest.fixture(scope="session")
+def striped(tmp_path_factory) -> tuple[Path, Manifest]:
+    """A set of 7,200 train images in blocks of 400: with 1 MiB of memory, windows of up to 4,096."""
+    root = tmp_path_factory.mktemp("prepared")
+    manifest = write_striped(
+        root, shards=SHARDS, block_images=400, image_shape=(1, 8, 8), num_levels=4
+    )
+    return root, manifest
+
+
+def options(root: Path, **changes) -> dict:
+    overrides = {
+        "model.hidden_size": 4,
+        "model.num_layers": 1,
+        "model.output_size": 4,
+        "data.name": "striped",
+        "data.root": str(root),
+        "data.backend": "stream",
+        "data.stream_memory_mib": 1,
+        "training.batch_size": 500,
+        "training.num_epochs": 2,
+        "training.schedule": "constant",
+        "training.checkpoint_every_minutes": 1e-9,
+        "scaling.num_workers": 0,
+    }
+    return overrides | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def experiment(root: Path, **changes):
+    return load_experiment("digits_pixelcnn", options(root, **changes))
+
+
+@pytest.fixture(scope="session")
+def whole(striped, tmp_path_factory) -> Path:
+    """An undisturbed training in this process."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(experiment(striped[0]), striped[1], folder, on_message=ignore)
+    return folder
+
+
+def test_a_training_resumed_in_the_middle_of_an_epoch_ends_like_an_undisturbed_one(
+    striped, whole, tmp_path
+):
+    root, manifest = striped
+    assert len(read_splits(experiment(root).data, manifest)["train"].shuffled(0, 0)) == 2
+    for num_steps in (6, 23):  # of 15 in an epoch: once in each window
+        cut = experiment(root, training__max_steps=num_steps)
+        open_run(cut, manifest, tmp_path, resume=num_steps > 6)
+        train(cut, manifest, tmp_path, on_message=ignore)
+    train(experiment(root), manifest, tmp_path, on_message=ignore)
+    assert metrics_of(tmp_path)[-1] == metrics_of(whole)[-1]
+    assert weights_of(tmp_path) == weights_of(whole)
+
+
+def test_a_stream_is_not_resumed_from_memory_nor_with_another_window(striped, tmp_path):
+    root, manifest = striped
+    short = experiment(root, training__max_steps=1)
+    open_run(short, manifest, tmp_path, resume=False)
+    train(short, manifest, tmp_path, on_message=ignore)
+    held = experiment(root, data__backend="memory")
+    with pytest.raises(CheckpointError, match=r"data.backend 'stream' as before, got None"):
+        open_run(held, manifest, tmp_path, resume=True)
+    other = experiment(root, data__stream_memory_mib=2)
+    with pytest.raises(CheckpointError, match=r"data.stream_memory_mib 1 as before, got 2"):
+        open_run(other, manifest, tmp_path, resume=True)
+
+
+def test_a_run_keeps_its_backend_when_auto_would_choose_another(striped, tmp_path):
+    root, manifest = striped
+    folder = tmp_path / "run"
+    auto = experiment(root, data__backend="auto", training__max_steps=1)
+    assert settle(auto, manifest, folder).data.backend == "memory"
+    short = experiment(root, training__max_steps=1)
+    open_run(short, manifest, folder, resume=False)
+    train(short, manifest, folder, on_message=ignore)
+    assert settle(auto, manifest, folder) == short
+    checkpoint = resolve_checkpoint(folder)
+    assert checkpoint.info.experiment["data"]["backend"] == "stream"
+    found = evaluate(
+        checkpoint, "test", root=None, device_name="cpu", progress=lambda _: lambda _: None
+    )
+    assert found.likelihood.num_images == 300
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_data_delivers_the_windows_of_a_plan_in_its_order(striped, ray_cluster):
+    root, manifest = striped
+    config = experiment(root).data
+    ours = read_splits(config, manifest)["train"]
+    staged = datasets.stage(config, manifest, ("train",))
+    theirs = datasets.open_staged(staged, config, manifest)["train"]
+    assert theirs.deliver is streaming.deliver
+    windows = ours.shuffled(3, 1) + ours.in_order()
+    pairs = zip(ours.read(iter(windows)), theirs.read(iter(windows)), strict=True)
+    for own, other in pairs:
+        assert own.images.equal(other.images)
+        assert own.class_labels.equal(other.class_labels)
+    lost = replace(windows[0].blocks[0], path=root / "striped" / "nothing.parquet")
+    with pytest.raises(Exception, match=r"nothing.parquet: must be a parquet file") as error:
+        list(theirs.read(iter([replace(windows[0], blocks=(lost,))])))
+    assert isinstance(raypixel_error(error.value), DataError)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_that_stream_train_what_one_process_does(striped, whole, tmp_path, ray_cluster):
+    root, manifest = striped
+    config = experiment(root, scaling__num_workers=2, scaling__cpus_per_worker=1)
+    metrics = train(config, manifest, tmp_path, on_message=ignore)
+    assert metrics["val/num_images"] == SHARDS["val"][0]
+    ours, theirs = metrics_of(tmp_path), metrics_of(whole)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs] == [15, 30]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_of_a_sweep_stream(striped, whole, tmp_path, ray_cluster, private_mlflow):
+    root, manifest = striped
+    sweep = load(
+        tmp_path, root, {"training.seed": [0, 1]}, given=options(root, scaling__num_workers=1)
+    )
+    result = run_sweep(sweep, manifest, tmp_path / "sweep", Watch())
+    assert result.is_complete
+    assert [trial.entry.test["num_images"] for trial in result.trials] == [300, 300]
+    assert read_ledger(tmp_path / "sweep").facts["data"]["backend"] == "stream"
+    first = next(trial for trial in result.trials if trial.trial.config.training.seed == 0)
+    assert metrics_of(first.folder) == [pytest.approx(line, rel=1e-5) for line in metrics_of(whole)]

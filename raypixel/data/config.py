@@ -38,7 +38,7 @@ class DataConfig(Frozen):
     shuffled among each other, the windows drawn from all over the set). `auto`: memory where the set fits."""
 
     stream_memory_mib: Annotated[int, Field(ge=1)] = 512
-    """MiB of images that one training process holds with `backend: stream`; a window is a quarter of it, or one block of a shard
+    """MiB of images that one training process holds with `backend: stream`; a window is a sixth of it, or one block of a shard
     (4 MiB)."""
 
     @model_validator(mode="after")

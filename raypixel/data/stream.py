@@ -22,8 +22,9 @@ from raypixel.data.manifest import Manifest, check_sizes
 from raypixel.data.shards import Split
 from raypixel.errors import ConfigError
 
-WINDOWS_IN_MEMORY = 4
-"""Training holds two windows, validation two; the share of one is left for decoding a block and for batches."""
+WINDOWS_IN_MEMORY = 6
+"""On Ray workers training holds three windows, the one in use and two ahead, and validation three; while it validates,
+training holds two. In one process each holds one less."""
 
 SPLIT_STREAM, ORDER_STREAM = 1, 2
 """Keep the draws of an epoch's order of blocks and of its windows apart."""
@@ -63,15 +64,16 @@ class Window:
 
 
 ReadFn = Callable[[Window], Split]
-DeliverFn = Callable[[ReadFn, Iterator[Window]], Iterator[Split]]
-"""Read windows, which may be endlessly many, in order and ahead of their use."""
+DeliverFn = Callable[[ReadFn, Iterator[Window], int], Iterator[Split]]
+"""Read windows, which may be endlessly many, in order and ahead of their use; the number is the bytes of an image."""
 
 
-def read_ahead(read: ReadFn, windows: Iterator[Window]) -> Iterator[Split]:
+def read_ahead(read: ReadFn, windows: Iterator[Window], num_dims: int) -> Iterator[Split]:
     """Read windows on a thread, one ahead: two are in memory, that in use and the next.
 
     The caller lets go of a window before it asks for the next.
     """
+    del num_dims  # two windows are two windows
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         pending = [pool.submit(read, window) for window in _first(windows)]
         while pending:
@@ -116,9 +118,8 @@ class StreamedSplit:
 
     def read(self, windows: Iterator[Window]) -> Iterator[Split]:
         """Yield the images of windows, at the levels that a batch is made from."""
-        return self.deliver(
-            partial(read_window, config=self.config, manifest=self.manifest), windows
-        )
+        read = partial(read_window, config=self.config, manifest=self.manifest)
+        return self.deliver(read, windows, self.manifest.num_dims)
 
     def _parts(self, blocks: list[Block]) -> list[tuple[Block, ...]]:
         room = self.window_bytes // self.manifest.num_dims

@@ -21,12 +21,14 @@ from raypixel.data.stream import ReadFn, Window
 WINDOWS_OF_A_DATASET = 512
 """After so many windows (64 GiB with the default options) another dataset is begun."""
 TASKS_AT_ONCE = 1
+WINDOWS_AHEAD = 2
+"""How many Ray Data may have read before they are asked for."""
 
 
-def deliver(read: ReadFn, windows: Iterator[Window]) -> Iterator[Split]:
+def deliver(read: ReadFn, windows: Iterator[Window], num_dims: int) -> Iterator[Split]:
     """Read windows through Ray Data; see `raypixel.data.stream.DeliverFn`."""
     while planned := list(itertools.islice(windows, WINDOWS_OF_A_DATASET)):
-        yield from _executed(read, planned)
+        yield from _executed(read, planned, num_dims)
 
 
 def configure() -> None:
@@ -47,7 +49,7 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
-def _executed(read: ReadFn, windows: list[Window]) -> Iterator[Split]:
+def _executed(read: ReadFn, windows: list[Window], num_dims: int) -> Iterator[Split]:
     import ray.data
 
     configure()
@@ -56,6 +58,10 @@ def _executed(read: ReadFn, windows: list[Window]) -> Iterator[Split]:
         override_num_blocks=len(windows),
         concurrency=TASKS_AT_ONCE,
         num_cpus=0,  # the workers have the CPUs: reading must not wait for what they never give back
+    )
+    room = WINDOWS_AHEAD * max(window.num_images for window in windows) * num_dims
+    dataset.context.execution_options.resource_limits = ray.data.ExecutionResources(
+        object_store_memory=room
     )
     batches = iter(
         dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

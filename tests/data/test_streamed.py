@@ -130,8 +130,9 @@ def test_epochs_in_a_row_equal_epochs_read_on_their_own(striped):
 def test_resuming_reads_no_window_before_its_own(striped):
     numbers = []
 
-    def deliver(read, windows):
+    def deliver(read, windows, num_dims):
         for window in windows:
+            assert num_dims == 6
             numbers.append(window.entropy[3])
             yield read(window)
 
@@ -148,7 +149,7 @@ def test_two_windows_are_in_memory_while_an_epoch_is_read(striped):
     def num_alive():
         return sum(ref() is not None for ref in alive)
 
-    def deliver(read, windows):
+    def deliver(read, windows, num_dims):
         def counted(window):
             nonlocal most, largest
             split = read(window)
@@ -158,7 +159,7 @@ def test_two_windows_are_in_memory_while_an_epoch_is_read(striped):
             largest = max(largest, array.size)
             return Split(torch.from_numpy(array), split.class_labels)
 
-        return read_ahead(counted, windows)
+        return read_ahead(counted, windows, num_dims)
 
     batches = StreamedTrainBatches(stream(striped, deliver=deliver), batch_size=3, seed=0)
     for epoch in range(3):

@@ -26,7 +26,7 @@ SHARDS = {"train": (3000, 2500, 1700), "val": (500,), "test": (300,)}
 
 @pytest.fixture(scope="session")
 def striped(tmp_path_factory) -> tuple[Path, Manifest]:
-    """A set of 7,200 train images in blocks of 400: with 1 MiB of memory, windows of up to 4,096."""
+    """A set of 7,200 train images in blocks of 400: with 1 MiB of memory, windows of up to 2,730."""
     root = tmp_path_factory.mktemp("prepared")
     manifest = write_striped(
         root, shards=SHARDS, block_images=400, image_shape=(1, 8, 8), num_levels=4
@@ -68,8 +68,8 @@ def test_a_training_resumed_in_the_middle_of_an_epoch_ends_like_an_undisturbed_o
     striped, whole, tmp_path
 ):
     root, manifest = striped
-    assert len(read_splits(experiment(root).data, manifest)["train"].shuffled(0, 0)) == 2
-    for num_steps in (6, 23):  # of 15 in an epoch: once in each window
+    assert len(read_splits(experiment(root).data, manifest)["train"].shuffled(0, 0)) == 4
+    for num_steps in (6, 23):  # of 15 in an epoch, both in the middle of it
         cut = experiment(root, training__max_steps=num_steps)
         open_run(cut, manifest, tmp_path, resume=num_steps > 6)
         train(cut, manifest, tmp_path, on_message=ignore)
@@ -148,7 +148,9 @@ def test_trials_of_a_sweep_stream(striped, whole, tmp_path, ray_cluster, private
     sweep = load(
         tmp_path, root, {"training.seed": [0, 1]}, given=options(root, scaling__num_workers=1)
     )
-    result = run_sweep(sweep, manifest, tmp_path / "sweep", Watch())
+    lines: list[str] = []
+    result = run_sweep(sweep, manifest, tmp_path / "sweep", Watch(), warn=lines.append)
+    assert len([line for line in lines if "striped is streamed" in line]) == 1
     assert result.is_complete
     assert [trial.entry.test["num_images"] for trial in result.trials] == [300, 300]
     assert read_ledger(tmp_path / "sweep").facts["data"]["backend"] == "stream"

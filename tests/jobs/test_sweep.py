@@ -58,7 +58,7 @@ def load(
     return load_sweep(file, given or overrides)
 
 
-def run(sweep, digits, folder, watch, *, is_resumed=False):
+def run(sweep, digits, folder, watch, *, is_resumed=False, warn=pytest.fail):
     with record.open_tracker(pytest.fail) as tracker:
         return run_sweep(
             sweep,
@@ -66,7 +66,7 @@ def run(sweep, digits, folder, watch, *, is_resumed=False):
             folder,
             watch=watch,
             tracker=tracker,
-            warn=pytest.fail,
+            warn=warn,
             is_resumed=is_resumed,
         )
 

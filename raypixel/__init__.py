@@ -1,6 +1,7 @@
 """Autoregressive image models, trained, swept, evaluated and sampled on Ray.
 
-`raypixel.load(checkpoint)` gives a trained model to draw, complete and score images with.
+`raypixel.load(checkpoint)` gives a trained model to draw, complete and score images with;
+`raypixel.Client(url)` asks a service for the same.
 """
 
 import importlib
@@ -9,7 +10,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 # the door to the upper floors, opened on first use: `import raypixel` stays fast
-_NAMES = {"load": "raypixel.jobs.model", "Model": "raypixel.jobs.model"}
+_NAMES = {
+    "load": "raypixel.jobs.model",
+    "Model": "raypixel.jobs.model",
+    "Client": "raypixel.client",
+}
 
 
 def __getattr__(name: str) -> Any:

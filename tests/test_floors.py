@@ -19,6 +19,7 @@ FLOORS = {
     "errors": 0,
     "recipes": 0,
     "units": 0,
+    "client": 1,
     "config": 1,
     "nn": 1,
     "models": 2,

@@ -37,6 +37,7 @@ class Gate:
             metrics: Told of each answer.
         """
         self._app, self._hosts, self._keys, self._metrics = app, hosts, keys, metrics
+        self._name = (b"x-replica", metrics.replica.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -49,6 +50,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message.get("headers", ()), self._name]
             await send(message)
 
         try:

@@ -41,7 +41,13 @@ _COUNTERS: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
 
 
 class Metrics:
-    """The metrics of one process."""
+    """The metrics of one process.
+
+    Attributes:
+        replica: Name of the process.
+        requests: Answered requests by path and status.
+        latency: Seconds by path.
+    """
 
     def __init__(self, hosts: Hosts, *, replica: str) -> None:
         """Make them.
@@ -50,6 +56,7 @@ class Metrics:
             hosts: Whose engines are told of.
             replica: Name of the process, a label of every engine's metric.
         """
+        self.replica = replica
         self._registry = CollectorRegistry()
         self._registry.register(_Engines(hosts, replica))
         self.requests = Counter(

@@ -7,9 +7,14 @@ from raypixel.serving.answers import JSON, NPZ, PNG
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _EVENTS = {
-    "schema": {"type": "string", "description": "Server-sent events, with `stream: true`."},
-    "example": 'event: start\ndata: {"model": "digits", "seed": 0, "num_images": 1, '
-    '"image_shape": [1, 8, 8], "num_levels": 17}\n\n',
+    "schema": {
+        "type": "object",
+        "description": "Each server-sent event, with `stream: true`; `data` is one line of JSON.",
+        "properties": {
+            "event": {"type": "string", "enum": ["start", "rows", "done", "error"]},
+            "data": {"type": "string"},
+        },
+    }
 }
 _RETRY = {
     "Retry-After": {

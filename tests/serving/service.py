@@ -75,7 +75,7 @@ class Service:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
-        assert self._ready.wait(60)
+        assert self._ready.wait(180)
         if self._error:
             raise self._error
 

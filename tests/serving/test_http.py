@@ -4,10 +4,13 @@ import asyncio
 import base64
 import io
 import json
+import re
 import socket
 import struct
+import subprocess
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +180,17 @@ def test_the_page_is_served_and_takes_nothing_from_elsewhere(client):
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert client.get("/main.js").headers["content-type"].startswith("text/javascript")
     assert client.get("/../http.py").status_code == client.get("/http.py").status_code == 404
+
+
+def test_the_readmes_curl_examples_work(service, tmp_path):
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    commands = re.findall(r"^curl .*http://127\.0\.0\.1:8000.*$", text, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        here = command.replace("http://127.0.0.1:8000", service.url)
+        script = f"{here} --fail --silent --show-error"
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, check=True)
+        assert done.stdout or (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
 def png_header_only(height: int, width: int) -> str:

@@ -120,18 +120,22 @@ def fetch_model(model_uri: str, folder: Path, *, uri: str | None = None) -> Path
 def _download(client: Any, run_id: str, path: Path) -> None:
     """Download the files of a checkpoint and no others; the folder appears complete."""
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    temporary.mkdir()
+    target, received = temporary / "checkpoint", temporary / "received"
+    for folder in (temporary, target, received):
+        folder.mkdir()
     try:
         for name in _FILES:
-            client.download_artifacts(run_id, f"checkpoint/{name}", str(temporary))
-        read_checkpoint(temporary / "checkpoint")
+            # of a store on this machine MLflow returns the artifact itself, uncopied
+            found = client.download_artifacts(run_id, f"checkpoint/{name}", str(received))
+            shutil.copyfile(found, target / name)
+        read_checkpoint(target)
         try:
-            (temporary / "checkpoint").rename(path)
+            target.rename(path)
         except OSError:
             if not path.exists():  # else another process was faster
                 raise
     except CheckpointError as error:
-        raise CheckpointError(str(error).replace(str(temporary), str(path))) from None
+        raise CheckpointError(str(error).replace(str(target), str(path))) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

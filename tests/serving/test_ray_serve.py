@@ -1,0 +1,143 @@
+"""The service as it is started: `raypixel serve` as a process, Ray Serve with two replicas, a kill, and SIGTERM."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+import raypixel
+from raypixel.errors import ServingError
+from tests.serving.service import write_model
+
+pytestmark = [pytest.mark.serve, pytest.mark.slow]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("served") / "digits", image_shape=(1, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def service(path, tmp_path_factory):
+    """Run `raypixel serve` with two replicas; yield the process and its address."""
+    folder = tmp_path_factory.mktemp("cwd")
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment["PYTHONPATH"] = str(Path(raypixel.__file__).parents[1])
+    command = [sys.executable, "-m", "raypixel", "serve", str(path), "--replicas", "2"]
+    with (folder / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "--port", str(free_port())],
+            stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder, env=environment,
+        )  # fmt: skip
+    try:
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:"), (folder / "stderr").read_text()
+        yield process, url
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(60)
+        process.stdout.close()
+
+
+def replicas(process) -> dict[int, psutil.Process]:
+    """Return the processes of the replicas, descendants of the service."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return {p.pid: p for p in found if "ServeReplica" in " ".join(safe_command(p))}
+
+
+def safe_command(process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def replica_names(url: str, *, num_asks: int = 30) -> set[str]:
+    """Return the names of the replicas that answer."""
+    names = set()
+    for _ in range(num_asks):
+        with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+            names |= set(re.findall(r'replica="([^"]+)"', answer.read().decode()))
+    return names
+
+
+def test_answers_are_those_of_the_model(service, path):
+    client = raypixel.Client(service[1])
+    expected = raypixel.load(path, device="cpu").sample(5, seed=3).numpy()
+    assert (client.sample(5, seed=3) == expected).all()
+    assert len(replica_names(service[1])) == 2
+
+
+def test_a_killed_replica_harms_no_other_and_comes_back(service):
+    process, url = service
+    running = replicas(process)
+    assert len(running) == 2
+    victim = next(iter(running))
+    started = threading.Barrier(13)
+    ends: dict[str, list[bool]] = {}
+
+    def watch(seed):
+        body = {"n": 64, "seed": seed, "stream": True}
+        with (
+            httpx.Client(timeout=60, trust_env=False) as client,
+            client.stream("POST", f"{url}/v1/samples", json=body) as response,
+        ):
+            lines = response.iter_lines()
+            next(lines)
+            started.wait(60)
+            try:
+                is_whole = "event: done" in list(lines)
+            except httpx.HTTPError:
+                is_whole = False
+            ends.setdefault(response.headers["x-replica"], []).append(is_whole)
+
+    threads = [threading.Thread(target=watch, args=(seed,)) for seed in range(12)]
+    for thread in threads:
+        thread.start()
+    started.wait(60)
+    os.kill(victim, signal.SIGKILL)
+    for thread in threads:
+        thread.join(60)
+    # every stream of one replica ended with it, every one of the other is whole
+    assert sorted(set(wholes) for wholes in ends.values()) == [{False}, {True}], ends
+    assert raypixel.Client(url).sample(1).shape == (1, 1, 16, 16)  # it answers at once
+    deadline = time.monotonic() + 90
+    while len(set(replicas(process)) - {victim}) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    while len(replica_names(url)) < 2:
+        assert time.monotonic() < deadline
+
+
+def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(service):
+    process, url = service
+    rows = raypixel.Client(url).stream(256, seed=1)
+    assert next(rows).row == 0
+    process.send_signal(signal.SIGTERM)
+    refused = None
+    deadline = time.monotonic() + 20
+    while refused is None and time.monotonic() < deadline:
+        try:
+            raypixel.Client(url, max_wait_s=0).sample(1)
+        except ServingError as error:
+            refused = error
+    assert "HTTP 503" in str(refused) or "does not answer" in str(refused)
+    assert {each.image for each in rows} | {0} == set(range(256))
+    assert process.wait(60) == 0

@@ -340,8 +340,8 @@ def slow(tmp_path_factory):
     from tests.serving.service import write_model
 
     path = tmp_path_factory.mktemp("slow") / "slow"
-    write_model(path, image_shape=(1, 32, 32), hidden_size=48, num_layers=8)
-    limits = {"max_queued_images": 8, "timeout_s": 1.5}
+    write_model(path, image_shape=(1, 64, 64), hidden_size=48, num_layers=8)
+    limits = {"max_queued_images": 8, "timeout_s": 60.0}
     with serving(models={"slow": str(path)}, num_slots=2, limits=limits) as running:
         with running.client() as client:
             post(client, "samples", {})  # compiles
@@ -389,12 +389,12 @@ def test_a_full_queue_says_when_to_come_back(slow):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_takes_too_long_is_cancelled(models, tmp_path_factory, slow, stream):
     limits = slow.hosts.settings.limits
-    object.__setattr__(limits, "timeout_s", 0.2)
+    object.__setattr__(limits, "timeout_s", 0.02)  # an image takes longer, on any machine
     try:
         with slow.client() as client:
             response = post(client, "samples", {"n": 8, "stream": stream})
     finally:
-        object.__setattr__(limits, "timeout_s", 1.5)
+        object.__setattr__(limits, "timeout_s", 60.0)
     if stream:
         name, data = response.text.strip().split("\n\n")[-1].split("\ndata: ")
         assert name == "event: error"

@@ -9,6 +9,27 @@ from raypixel.data import Manifest, prepare
 from raypixel.experiment import ExperimentConfig, load_experiment
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Share the tests out between processes: those of the one cluster to one process, others of Ray singly, the rest by file.
+
+    The long ones come first. See the Makefile; in one process this changes only the order.
+    """
+    items.sort(key=_rank)
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        group = ("ray_cluster", item.name, item.nodeid.partition("::")[0])[_rank(item)]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _rank(item: pytest.Item) -> int:
+    if "ray_cluster" in item.fixturenames:
+        return 0
+    is_ray = item.get_closest_marker("ray") is not None
+    return 1 if is_ray and item.get_closest_marker("serve") is None else 2
+
+
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("prepared")

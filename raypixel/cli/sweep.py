@@ -78,7 +78,7 @@ def sweep(
     folder, is_resumed = _choose_folder(runs / loaded.config.name, resume=resume)
     say(f"{loaded.config.name}: {loaded.num_trials} trials on {data.name}, into {folder}")
     with (
-        record.open_tracker(say) as tracker,
+        record.opening_tracker(say) as tracker,
         SweepWatch(loaded.num_trials, loaded.config.metric.name) as watch,
     ):
         result = run_sweep(
@@ -92,7 +92,8 @@ def sweep(
             address=address,
             is_resumed=is_resumed,
         )
-    _conclude(loaded, result, folder, tracker.describe())
+        where = tracker().describe()
+    _conclude(loaded, result, folder, where)
 
 
 def _conclude(loaded: "Sweep", result: "SweepResult", folder: Path, tracking: str) -> None:

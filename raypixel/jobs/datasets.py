@@ -40,20 +40,32 @@ def stage(config: DataConfig, manifest: Manifest, splits: tuple[str, ...]) -> di
         return dict.fromkeys(splits)
     _check_store(config, manifest, splits)
     streaming.configure()
-    columns = ["index", "image"] + (["label"] if manifest.num_classes else [])
+    columns = ["index", "image", "path"] + (["label"] if manifest.num_classes else [])
+    shards = {
+        name: [str(path.resolve()) for path in shard_paths(config.root, config.name, name)]
+        for name in splits
+    }
+    # one pass for all splits: each pass pays for its own start
+    paths = [path for of_split in shards.values() for path in of_split]
+    dataset = ray.data.read_parquet(paths, include_paths=True).select_columns(columns)
+    blocks = list(dataset.iter_batches(batch_size=None, batch_format="numpy"))
     staged = {}
-    for name in splits:
-        paths = [str(path.resolve()) for path in shard_paths(config.root, config.name, name)]
-        dataset = ray.data.read_parquet(paths).select_columns(columns)
-        blocks = list(dataset.iter_batches(batch_size=None, batch_format="numpy"))
-        order = np.argsort(np.concatenate([block["index"] for block in blocks]))
-        images = np.concatenate([block["image"] for block in blocks])[order]
-        labels = None
-        if manifest.num_classes:
-            labels = np.concatenate([block["label"] for block in blocks])[order]
-        assert len(images) == manifest.splits[name].num_images
-        staged[name] = ray.put((images, labels))
+    for name, of_split in shards.items():
+        split = _gather(blocks, of_split)
+        assert len(split["image"]) == manifest.splits[name].num_images
+        staged[name] = ray.put((split["image"], split.get("label")))
     return staged
+
+
+def _gather(blocks: list[dict[str, np.ndarray]], paths: list[str]) -> dict[str, np.ndarray]:
+    """Return the rows of some shards in their order; a block holds rows of one shard or of several."""
+    parts = []
+    for block in blocks:
+        is_ours = np.isin(block["path"].astype(str), paths)
+        if is_ours.any():
+            parts.append({name: column[is_ours] for name, column in block.items()})
+    order = np.argsort(np.concatenate([part["index"] for part in parts]))
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
 
 def open_staged(

@@ -1,7 +1,9 @@
 """What a run leaves in MLflow: parameters, metrics by step, the data set, pictures and the checkpoint."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from raypixel.checkpoint import Checkpoint
@@ -21,6 +23,18 @@ LONGEST_SAMPLING_SECONDS = 60.0
 def open_tracker(warn: Callable[[str], None]) -> Tracker:
     """Open the MLflow store of MLFLOW_TRACKING_URI, or the one in the working folder."""
     return Tracker(os.environ.get("MLFLOW_EXPERIMENT_NAME", "raypixel"), warn=warn)
+
+
+@contextmanager
+def opening_tracker(warn: Callable[[str], None]) -> Iterator[Callable[[], Tracker]]:
+    """Open it in a thread, for who has something to do meanwhile: the import of MLflow alone takes seconds."""
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(open_tracker, warn)
+        try:
+            yield opening.result
+        finally:
+            if opening.exception() is None:
+                opening.result().close()
 
 
 def start_run(

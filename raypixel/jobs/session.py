@@ -7,9 +7,11 @@ clean up after a stopped trial, and the next one waits forever.
 import gc
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from raypixel.errors import RaypixelError
 from raypixel.experiment import ScalingConfig
@@ -38,6 +40,29 @@ def prepare_environment() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
+def ensure_token() -> None:
+    """Make the token by which Ray's processes know each other, if there is none.
+
+    Ray makes it too, but of two that start at once on a new machine each would write its own, and one cluster would then
+    refuse its own processes.
+    """
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    path = Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_MODE") != "token" or any(map(os.environ.get, names)):
+        return
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f".auth_token.{secrets.token_hex(8)}")
+    whole.touch(mode=0o600)
+    try:
+        whole.write_text(secrets.token_hex(32), encoding="utf-8")
+        with suppress(FileExistsError):  # another process was faster
+            path.hardlink_to(whole)
+    finally:
+        whole.unlink()
+
+
 @contextmanager
 def cluster(address: str | None = None) -> Iterator[None]:
     """Join the cluster at an address (or RAY_ADDRESS), or start a private one; leave it at the end.
@@ -49,6 +74,8 @@ def cluster(address: str | None = None) -> Iterator[None]:
     """
     prepare_environment()
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        ensure_token()
     import ray
 
     if ray.is_initialized():

@@ -101,7 +101,7 @@ def run_sweep(
     folder: Path,
     *,
     watch: TrialWatch,
-    tracker: Tracker,
+    tracker: Callable[[], Tracker],
     warn: Callable[[str], None],
     command: str = "",
     address: str | None = None,
@@ -114,7 +114,8 @@ def run_sweep(
         manifest: The prepared data set of all trials.
         folder: What the sweep produces, the trials' run folders among it.
         watch: Told of every trial's progress.
-        tracker: Gets a run for the sweep, and one below it for each trial.
+        tracker: Returns what gets a run for the sweep, and one below it for each trial; called when Ray runs, so that the
+            store can be opened meanwhile.
         warn: Shows a line.
         command: What started the sweep, for its report.
         address: A Ray cluster to join.
@@ -128,28 +129,30 @@ def run_sweep(
         ledger = open_ledger(sweep, folder, is_resumed=is_resumed)
         known = known_trials(sweep, ledger)
         ledger.facts |= {"command": command, "finished": None}
-        parent = _start_parent(tracker, sweep, ledger)
+        with session.cluster(address):
+            tracked = tracker()
+            parent = _start_parent(tracked, sweep, ledger)
 
-        def open_trial(trial: Trial, where: Path, key: str) -> TrackedRun:
-            open_run(trial.config, manifest, where, resume=True)
-            return record.start_run(
-                tracker,
-                trial.config,
-                manifest,
-                name=trial.label,
-                folder=where,
-                run_id=key,
-                parent=parent,
-            )
+            def open_trial(trial: Trial, where: Path, key: str) -> TrackedRun:
+                open_run(trial.config, manifest, where, resume=True)
+                return record.start_run(
+                    tracked,
+                    trial.config,
+                    manifest,
+                    name=trial.label,
+                    folder=where,
+                    run_id=key,
+                    parent=parent,
+                )
 
-        book = Book(sweep, ledger, watch, open_trial)
-        book.restore(known)
-        with parent:
-            is_complete = _run(sweep, book, manifest, address, warn)
-            result = _rank(sweep, book, is_complete=is_complete)
-            _tag_best(parent, result)
-            ledger.facts["finished"] = now()
-            ledger.write()
+            book = Book(sweep, ledger, watch, open_trial)
+            book.restore(known)
+            with parent:
+                is_complete = _run(sweep, book, manifest, warn)
+                result = _rank(sweep, book, is_complete=is_complete)
+                _tag_best(parent, result)
+                ledger.facts["finished"] = now()
+                ledger.write()
     return result
 
 
@@ -157,7 +160,6 @@ def _run(
     sweep: Sweep,
     book: Book,
     manifest: Manifest,
-    address: str | None,
     warn: Callable[[str], None],
 ) -> bool:
     metric = sweep.config.metric.name
@@ -168,14 +170,13 @@ def _run(
     data = settled_data(book.ledger, sweep.trials[0].config.data, manifest)
     if data.backend == "stream":
         warn(describe_stream(data, manifest))
-    with session.cluster(address):
-        staged = datasets.stage(data, manifest, SPLITS)
-        note_data(book.ledger, datasets.open_staged(staged, data, manifest), data, manifest)
-        book.ledger.write()
-        try:
-            return tune_trials(book, search, manifest, staged, warn=warn)
-        finally:
-            book.close()
+    staged = datasets.stage(data, manifest, SPLITS)
+    note_data(book.ledger, datasets.open_staged(staged, data, manifest), data, manifest)
+    book.ledger.write()
+    try:
+        return tune_trials(book, search, manifest, staged, warn=warn)
+    finally:
+        book.close()
 
 
 def _start_parent(tracker: Tracker, sweep: Sweep, ledger: Ledger) -> TrackedRun:

@@ -59,7 +59,7 @@ def load(
 
 
 def run(sweep, digits, folder, watch, *, is_resumed=False, warn=pytest.fail):
-    with record.open_tracker(pytest.fail) as tracker:
+    with record.opening_tracker(pytest.fail) as tracker:
         return run_sweep(
             sweep,
             digits,

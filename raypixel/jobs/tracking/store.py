@@ -143,7 +143,7 @@ def reason(error: Exception) -> str:
     text = redact(" ".join(str(error).split()))
     if "Read timed out" in text or "ConnectTimeout" in text:
         return "no answer in time"
-    system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
+    system = re.search(r"(?:\[Errno -?\d+\] |Error\(\d+, '|RemoteDisconnected\(')([^'\")]+)", text)
     if system:
         return system[1].strip(" :")
     text = text or type(error).__name__

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import operator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def drop_stale_code(folder: Path) -> None:
     sources = [*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")]
     newest = max(source.stat().st_mtime for source in sources)
     for index in folder.glob("__pycache__/*.nbi"):
-        if index.stat().st_mtime < newest:
-            index.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process was faster
+            if index.stat().st_mtime < newest:
+                index.unlink()
 
 
 @cache

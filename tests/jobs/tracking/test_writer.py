@@ -78,7 +78,14 @@ def test_a_server_that_dies_loses_nothing_within_the_bound(server: Server) -> No
         short.log({"value": float(step)}, step=step)
     assert not tracker.flush(2.0)
     assert len(warnings) == 1
-    assert warnings[0].startswith(f"MLflow at {server.uri} does not answer (Connection refused)")
+    prefix = f"MLflow at {server.uri} does not answer ("
+    assert warnings[0].startswith(prefix)
+    # in the middle of a request, or before it
+    assert warnings[0].removeprefix(prefix).partition(")")[0] in (
+        "Connection refused",
+        "Connection reset by peer",
+        "Remote end closed connection without response",
+    )
     server.start()
     for step in range(50, 60):
         run.log({"value": float(step)}, step=step)

@@ -4,6 +4,7 @@ A packaged recipe is named (`mnist_pixelcnn`); anything with a slash or ending i
 another with `base: NAME_OR_PATH` and say only what differs.
 """
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -161,11 +162,13 @@ def load_experiment_mapping(recipe_or_path: str, *, _seen: tuple[str, ...] = ())
         raise ConfigError(f"{recipe_or_path}: base must not lead back to itself")
     if "/" in recipe_or_path or recipe_or_path.endswith((".yaml", ".yml")):
         mapping = load_yaml(Path(recipe_or_path))
+        default = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(recipe_or_path).stem).lstrip("._-")
     else:
         mapping = parse_yaml(recipe_text(recipe_or_path), where=recipe_or_path)
-        mapping.setdefault("name", recipe_or_path)
+        default = recipe_or_path
     base = mapping.pop("base", None)
     if base is None:
+        mapping.setdefault("name", default)
         return mapping
     base_mapping = load_experiment_mapping(str(base), _seen=(*_seen, recipe_or_path))
     merged = _merge(base_mapping, mapping)

@@ -143,6 +143,11 @@ def test_problems_name_the_recipe_and_the_option(overrides, problems):
         assert found.endswith(end)
 
 
+def test_a_recipe_that_is_shown_trains_from_a_file_which_names_it(tmp_path):
+    path = write(tmp_path, "my digits.yaml", recipe_text("digits_pixelcnn"))
+    assert load_experiment(path) == load_experiment("digits_pixelcnn", {"name": "my-digits"})
+
+
 def test_a_file_says_only_what_differs_from_its_base(tmp_path):
     first = write(
         tmp_path, "first.yaml", "base: digits_pixelcnn\nname: first\nmodel: {num_layers: 2}\n"

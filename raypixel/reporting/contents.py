@@ -98,7 +98,7 @@ def ranking(ledger: Ledger) -> Table:
         for name, value in ledger.facts.get("baselines", {}).items():
             row = ["", f"baseline: {name}", "", f"{value:.{digits}f}"]
             rows.append(row + [""] * (len(columns) - len(row)))
-    return Table("Ranking", columns, rows)
+    return Table(f"Ranking, {unit_of(ledger)}", columns, rows)
 
 
 def two_way(ledger: Ledger) -> Table | None:
@@ -118,7 +118,7 @@ def two_way(ledger: Ledger) -> Table | None:
         published = "" if entry.reference is None else f" ({entry.reference:g})"
         cells[entry.parameters[down], entry.parameters[across]] = text + published
     rows = [[f"{down} = {word(y)}", *(cells.get((y, x), "") for x in xs)] for y in ys]
-    title = "As a table of two parameters"
+    title = f"Validation {unit_of(ledger)} by two parameters"
     title += ", published values in brackets" if ledger.facts["reference"] else ""
     return Table(title, ["", *(f"{across} = {word(x)}" for x in xs)], rows)
 
@@ -172,21 +172,26 @@ def summary(ledger: Ledger) -> list[tuple[str, str]]:
         counts = ", ".join(f"{name} {n:,}" for name, n in data["num_images"].items())
         shape = "x".join(map(str, data["image_shape"]))
         lines += [("data", f"{data['name']}, {data['levels']}, {shape}"), ("images", counts)]
-    unit = "bits/dim" if facts["metric"] == "val/bits_per_dim" else "nats per image"
-    lines.append(("metric", f"{facts['metric']}, {unit}, the lowest over the epochs"))
+    lines.append(("metric", f"{facts['metric']}, {unit_of(ledger)}, the lowest over the epochs"))
     lines.append(("seeds", ", ".join(map(str, sorted({entry.seed for entry in entries})))))
     states = [entry.status for entry in entries]
     counted = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
     lines.append(("trials", f"{len(entries)}: {counted}"))
     hours = sum(entry.device_hours for entry in entries)
     lines.append(("cost", f"{hours:.3g} device-hours"))
-    ended = facts.get("finished") or "not finished"
+    finished = facts.get("finished")
+    ended = f"ended {finished}" if finished else "not finished"
     lines.append(("time", f"started {facts['started']}, {ended}"))
     if facts["reference"]:
         lines.append(("published", f"{facts['reference']['unit']}: {facts['reference']['source']}"))
     if facts.get("is_smoke"):
         lines.append(("smoke", "shrunk to two steps a trial: the numbers mean nothing"))
     return lines
+
+
+def unit_of(ledger: Ledger) -> str:
+    """Return the unit of the sweep's metric."""
+    return "bits/dim" if ledger.facts["metric"] == "val/bits_per_dim" else "nats per image"
 
 
 def varied(ledger: Ledger) -> list[str]:

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from pathlib import Path
 from raypixel.errors import RaypixelError
 from raypixel.experiment import ScalingConfig
 from raypixel.jobs.autoscaling import promised_nodes
+
+SECONDS_TO_ANSWER = 10.0
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -108,6 +111,7 @@ def _connection(address: str) -> Iterator[None]:
     import ray
 
     try:
+        _knock(address)
         ray.init(
             address=address,
             log_to_driver=False,
@@ -115,7 +119,7 @@ def _connection(address: str) -> Iterator[None]:
             logging_config=ray.LoggingConfig(log_level="WARNING"),
             **({"object_store_memory": _store_bytes()} if address == "local" else {}),
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RaypixelError(f"no Ray cluster answers at {address}: {reason}") from None
     for name in ("ray", "ray.train", "ray.tune"):
@@ -126,6 +130,13 @@ def _connection(address: str) -> Iterator[None]:
         # a handle in a reference cycle that is collected after the shutdown makes Ray end this process at once
         gc.collect()
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at host:port, which Ray itself would try for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
 def worker_resources(scaling: ScalingConfig) -> tuple[dict[str, float], bool]:

@@ -9,25 +9,10 @@ from raypixel.data import Manifest, prepare
 from raypixel.experiment import ExperimentConfig, load_experiment
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Share the tests out between processes: those of the one cluster to one process, others of Ray singly, the rest by file.
-
-    The long ones come first. See the Makefile; in one process this changes only the order.
-    """
-    items.sort(key=_rank)
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        group = ("ray_cluster", item.name, item.nodeid.partition("::")[0])[_rank(item)]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _rank(item: pytest.Item) -> int:
-    if "ray_cluster" in item.fixturenames:
-        return 0
-    is_ray = item.get_closest_marker("ray") is not None
-    return 1 if is_ray and item.get_closest_marker("serve") is None else 2
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that start Ray first: they are the long ones, and processes share the tests out by file in this order."""
+    files = {item.path for item in items if item.get_closest_marker("ray") is not None}
+    items.sort(key=lambda item: item.path not in files)
 
 
 @pytest.fixture(scope="session")

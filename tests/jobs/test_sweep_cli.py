@@ -131,7 +131,7 @@ def test_population_based_training_copies_the_better_trial(tmp_path):
         run_cap=4,
         block={"scheduler": "pbt", "max_concurrent": 2},
     )
-    _, err = run(tmp_path, file, *SMALL, "--set", "training.num_epochs=6")
+    _, err = run(tmp_path, file, *SMALL, "--set", "training.num_epochs=20")
     found = entries(tmp_path / "runs" / "s")
     assert [trial["status"] for trial in found.values()] == ["done"] * 4
     assert sum(line.startswith("[") for line in err.splitlines()) == 4

@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from raypixel.config import dump_yaml, load_yaml
 from raypixel.errors import CheckpointError, ConfigError, RaypixelError
 from raypixel.models import build_model, validate_model_config
+from raypixel.storage import Location, Remote
 
 FORMAT_VERSION = 1
-_INDEX = "checkpoint.json"
+INDEX = "checkpoint.json"
 _FILES = ("model.safetensors", "training.safetensors", "config.yaml", "state.json")
 
 
@@ -69,11 +70,24 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files were found complete."""
+    """A checkpoint whose files were found complete.
+
+    Attributes:
+        path: Its directory.
+        info: What its model is.
+        state: Where its training stands.
+        origin: The place in storage of which `path` is a copy.
+    """
 
     path: Path
     info: ModelInfo
     state: Mapping[str, Any]
+    origin: Remote | None = None
+
+    @property
+    def where(self) -> Location:
+        """What to call it."""
+        return self.origin or self.path
 
     def load_model(self, device: torch.device | None = None) -> nn.Module:
         """Rebuild the model with its weights, in evaluation mode.
@@ -132,7 +146,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot, info: ModelInfo) -> None:
             for name in _FILES
         }
         index = {"format": "raypixel-checkpoint", "format_version": FORMAT_VERSION, "files": files}
-        (temporary / _INDEX).write_text(json.dumps(index, indent=1))
+        (temporary / INDEX).write_text(json.dumps(index, indent=1))
         for file in temporary.iterdir():
             _fsync(file)
         _fsync(temporary)
@@ -157,16 +171,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise CheckpointError(f"{path}: must be a checkpoint directory, got {_kind(path)}")
     try:
-        index = json.loads((path / _INDEX).read_text())
+        index = json.loads((path / INDEX).read_text())
         version, is_ours = index["format_version"], index["format"] == "raypixel-checkpoint"
         entries = index["files"] if is_ours and version == FORMAT_VERSION else {}
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: is not a raypixel checkpoint, {_INDEX} is missing"
-        ) from None
+        raise CheckpointError(f"{path}: is not a raypixel checkpoint, {INDEX} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path}: is damaged, {_INDEX} cannot be read") from None
+        raise CheckpointError(f"{path}: is damaged, {INDEX} cannot be read") from None
     if not is_ours or version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format_version must be {FORMAT_VERSION}, got {version!r} "
@@ -212,8 +224,8 @@ class CheckpointStore:
         path = self.directory / f"step-{step:08d}"
         write_checkpoint(path, snapshot, info)
         if is_best or not self.best.exists():
-            self._link(self.best, path)
-        self._link(self.last, path)
+            self.link(self.best, path)
+        self.link(self.last, path)
         kept = {self.last.resolve(), self.best.resolve()}
         for old in self.directory.glob("step-*"):
             if old.resolve() not in kept:
@@ -231,11 +243,12 @@ class CheckpointStore:
                 continue
             step = checkpoint.state.get("step")
             if step is not None and step == checkpoint.state.get("best_step"):
-                self._link(self.best, path)  # its process may have been killed before it did
+                self.link(self.best, path)  # its process may have been killed before it did
             return checkpoint, problems
         return None, problems
 
-    def _link(self, link: Path, target: Path) -> None:
+    def link(self, link: Path, target: Path) -> None:
+        """Point a link at a checkpoint, whatever it pointed at before."""
         temporary = link.with_name(f".{link.name}.link")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target.name)
@@ -252,7 +265,7 @@ def _check_file(path: Path, name: str, expected: tuple[int, str] | None) -> None
             f"{file}: is truncated or altered, must have {size} bytes, got {file.stat().st_size}"
         )
     if _sha256(file) != digest:
-        raise CheckpointError(f"{file}: is damaged, its sha256 is not that of {_INDEX}")
+        raise CheckpointError(f"{file}: is damaged, its sha256 is not that of {INDEX}")
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

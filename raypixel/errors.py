@@ -33,6 +33,10 @@ class CheckpointError(RaypixelError):
     """Report a checkpoint directory that is missing, damaged, foreign, or of another version."""
 
 
+class StorageError(RaypixelError):
+    """Report storage under `s3://` that does not answer, refuses, or lacks the bucket."""
+
+
 class TrainingError(RaypixelError):
     """Report a training that cannot go on, such as a loss that is no longer finite."""
 

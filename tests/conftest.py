@@ -1,12 +1,19 @@
-"""Fixtures that several folders share: prepared digits, a tiny experiment, one private Ray cluster."""
+"""Fixtures that several folders share: prepared digits, a tiny experiment, one private Ray cluster, one S3 endpoint."""
 
+import contextlib
 import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from raypixel.data import Manifest, prepare
 from raypixel.experiment import ExperimentConfig, load_experiment
+from raypixel.storage import Remote
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,3 +74,47 @@ def private_mlflow(tmp_path, monkeypatch) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(tmp_path)
     return uri
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint():
+    """Run an S3 server of our own and return its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def bucket(s3_endpoint, tmp_path, monkeypatch) -> Remote:
+    """Make an empty bucket, and an empty cache of working copies."""
+    from pyarrow import fs
+
+    variables = {
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "RAYPIXEL_CACHE": str(tmp_path / "cache"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    name = f"test-{uuid.uuid4().hex}"
+    host = s3_endpoint.removeprefix("http://")
+    options = {"access_key": "someone", "secret_key": "secret", "scheme": "http"}
+    files = fs.S3FileSystem(endpoint_override=host, allow_bucket_creation=True, **options)
+    files.create_dir(name)
+    return Remote(f"s3://{name}")

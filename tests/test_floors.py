@@ -22,6 +22,7 @@ FLOORS = {
     "client": 1,
     "config": 1,
     "nn": 1,
+    "storage": 1,
     "models": 2,
     "checkpoint": 3,
     "data": 3,

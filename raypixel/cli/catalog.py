@@ -5,14 +5,16 @@ from typing import Any
 
 import click
 
+from raypixel.cli.location import LOCATION
 from raypixel.cli.progress import bar, table
+from raypixel.storage import Location
 
 ROOT_OPTION = click.option(
     "--root",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LOCATION,
     default=Path("data"),
     show_default=True,
-    help="Folder of prepared data sets.",
+    help="Folder of prepared data sets, or s3://BUCKET/NAME.",
 )
 
 
@@ -23,7 +25,7 @@ def data() -> None:
 
 @data.command("list")
 @ROOT_OPTION
-def list_data(root: Path) -> None:
+def list_data(root: Location) -> None:
     """List the data sets known by name, and what is prepared."""
     from raypixel.data import catalog, list_prepared
 
@@ -73,7 +75,7 @@ def list_data(root: Path) -> None:
 def prepare(
     name: str,
     source: Path | None,
-    root: Path,
+    root: Location,
     size: str | None,
     channels: int | None,
     force: bool,

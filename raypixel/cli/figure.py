@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raypixel.cli.location import CHECKPOINT, LOCATION
 from raypixel.cli.progress import bar, say
 from raypixel.errors import RaypixelError
+from raypixel.storage import Location
 
 if TYPE_CHECKING:
     from raypixel.checkpoint import Checkpoint
 
 _DEFAULT_SHAPE = (1, 15, 15)
-_CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+_CHECKPOINT = click.argument("checkpoint", type=CHECKPOINT, required=False)
 _MODEL = click.option("--model", "kind", metavar="KIND", help="An untrained model of this kind.")
 _SET = click.option(
     "--set",
@@ -56,7 +58,7 @@ def figure() -> None:
 @_AT
 @_out("receptive-field.png")
 def receptive_field(
-    checkpoint: Path | None,
+    checkpoint: Location | None,
     kind: str | None,
     assignments: tuple[str, ...],
     shape: str | None,
@@ -103,7 +105,7 @@ def receptive_field(
 @_SHAPE
 @_out("masks.png")
 def masks(
-    checkpoint: Path | None,
+    checkpoint: Location | None,
     kind: str | None,
     assignments: tuple[str, ...],
     shape: str | None,
@@ -189,7 +191,7 @@ def transitions(
 
 
 @figure.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=CHECKPOINT)
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
@@ -207,16 +209,16 @@ def transitions(
 )
 @click.option(
     "--root",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of prepared data sets; default the one used in training.",
+    type=LOCATION,
+    help="Folder of prepared data sets, or s3://BUCKET/NAME; default the one used in training.",
 )
 @_out("distributions.png")
 def distributions(
-    checkpoint: Path,
+    checkpoint: Location,
     split: str,
     index: int,
     places: tuple[str, ...],
-    root: Path | None,
+    root: Location | None,
     out: Path,
 ) -> None:
     """Draw the distributions that a model gives to sub-pixels of a real image, given all earlier ones.
@@ -255,7 +257,7 @@ def distributions(
 
 
 def _checkpoint(
-    path: Path | None, *, kind: str | None, assignments: tuple[str, ...], shape: str | None
+    path: Location | None, *, kind: str | None, assignments: tuple[str, ...], shape: str | None
 ) -> "Checkpoint | None":
     """Read the checkpoint if one is named, and refuse options that belong to an untrained model."""
     if path is None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from raypixel.cli.location import LOCATION
+
 
 class Temperature(click.FloatRange):
     """A positive, finite number."""
@@ -53,8 +55,8 @@ SPLIT_OPTION = click.option(
 INDEX_OPTION = click.option("--index", help="Which images of the split, such as 3 or 0:8.")
 ROOT_OPTION = click.option(
     "--root",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of prepared data sets; default the one used in training.",
+    type=LOCATION,
+    help="Folder of prepared data sets, or s3://BUCKET/NAME; default the one used in training.",
 )
 OVERWRITE_OPTION = click.option(
     "--overwrite", is_flag=True, help="Replace the images of an earlier run in the folder."

@@ -20,6 +20,7 @@ from raypixel.cli.image_options import (
 )
 from raypixel.cli.progress import bar, counter, say
 from raypixel.cli.use import CHECKPOINT_ARGUMENT, DEVICE_OPTION
+from raypixel.storage import Location
 
 if TYPE_CHECKING:
     from raypixel.jobs.images import Images
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 @ROOT_OPTION
 @DEVICE_OPTION
 def complete(
-    checkpoint: Path,
+    checkpoint: Location,
     images: tuple[Path, ...],
     split: str | None,
     index: str | None,
@@ -65,7 +66,7 @@ def complete(
     out: Path,
     batch_size: int,
     sampler: Any,
-    root: Path | None,
+    root: Location | None,
     device: str,
 ) -> None:
     """Draw what an occluded part of images may be.
@@ -135,14 +136,14 @@ def complete(
 @ROOT_OPTION
 @DEVICE_OPTION
 def score(
-    checkpoint: Path,
+    checkpoint: Location,
     images: tuple[Path, ...],
     split: str | None,
     index: str | None,
     class_label: int | None,
     per_pixel: Path | None,
     batch_size: int,
-    root: Path | None,
+    root: Location | None,
     device: str,
 ) -> None:
     """Print the exact likelihood of each image, one JSON object a line.
@@ -192,7 +193,7 @@ def _images(
     paths: tuple[Path, ...],
     split: str | None,
     index: str | None,
-    root: Path | None,
+    root: Location | None,
 ) -> "Images":
     """Return the images that a command names; say which of the files could not be taken exactly.
 

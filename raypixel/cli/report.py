@@ -6,6 +6,7 @@ import click
 
 from raypixel.cli.progress import say
 from raypixel.cli.runs import RUNS_OPTION, shown_path
+from raypixel.storage import Location, location
 
 
 @click.command()
@@ -16,7 +17,7 @@ from raypixel.cli.runs import RUNS_OPTION, shown_path
     help="Folder of the report.  [default: report/ in the sweep's folder]",
 )
 @RUNS_OPTION
-def report(sweep: str, out: Path | None, runs: Path) -> None:
+def report(sweep: str, out: Path | None, runs: Location) -> None:
     """Write the report of a SWEEP: a folder that `raypixel sweep` wrote, or the name of one below --runs.
 
     report.html holds everything, its pictures among it; report.md is the same as Markdown beside its pictures. The
@@ -29,6 +30,8 @@ def report(sweep: str, out: Path | None, runs: Path) -> None:
     """
     from raypixel.reporting import write_report
 
-    folder = Path(sweep) if Path(sweep).exists() else runs / sweep
-    markdown, html = write_report(folder, out or folder / "report", say=say)
+    place = location(sweep)
+    if isinstance(place, Path) and not place.exists():
+        place = runs / sweep
+    markdown, html = write_report(place, out, say=say)
     say(f"report {shown_path(html)} and {shown_path(markdown)}")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raypixel.cli.location import LOCATION
 from raypixel.cli.progress import SECONDS_BETWEEN_LINES, bar, minutes, say, training_bar
+from raypixel.storage import Location, Remote
 
 if TYPE_CHECKING:
     from raypixel.jobs.worker import Message
@@ -25,10 +27,10 @@ SET_OPTION = click.option(
 )
 RUNS_OPTION = click.option(
     "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LOCATION,
     default=Path("runs"),
     show_default=True,
-    help="Folder that holds the runs.",
+    help="Folder that holds the runs, or s3://BUCKET/NAME.",
 )
 ADDRESS_OPTION = click.option(
     "--address", help="Ray cluster to join; default RAY_ADDRESS, else a private one."
@@ -48,7 +50,7 @@ def train(
     recipe: str,
     assignments: tuple[str, ...],
     run_name: str | None,
-    runs: Path,
+    runs: Location,
     resume: bool,
     address: str | None,
 ) -> None:
@@ -87,21 +89,24 @@ def train(
     click.echo(f"val/bits_per_dim {outcome.best.state['best']:.4f}")
 
 
-def say_where(folder: Path, run_folder: Path, problem: str | None, tracking: str) -> None:
+def say_where(folder: Location, run_folder: Location, problem: str | None, tracking: str) -> None:
     """Tell where the picture, the checkpoint and the MLflow store are, and what opens each."""
     picture = folder / "samples.png"
     viewer = "open" if sys.platform == "darwin" else "xdg-open"
     run = shown_path(run_folder)
-    say(
-        f"samples     {problem or f'{shown_path(picture)}, open it with `{viewer} {shown_path(picture)}`'}"
+    opening = (
+        "" if isinstance(folder, Remote) else f", open it with `{viewer} {shown_path(picture)}`"
     )
+    say(f"samples     {problem or shown_path(picture) + opening}")
     say(f"checkpoint  {run}/checkpoints/best, use it with")
     say(f"            `{program()} evaluate {run}` and `{program()} sample {run} -n 64`")
     say(f"MLflow      {tracking}")
 
 
-def shown_path(path: Path) -> str:
+def shown_path(path: Location) -> str:
     """Return a path as the user would type it."""
+    if isinstance(path, Remote):
+        return shlex.quote(str(path))
     path, here = path.absolute(), Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 

@@ -18,6 +18,7 @@ from raypixel.cli.image_options import (
 )
 from raypixel.cli.progress import bar, counter, say
 from raypixel.cli.use import CHECKPOINT_ARGUMENT, DEVICE_OPTION
+from raypixel.storage import Location
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ MOST_FRAMES = 200
 @SAMPLER_OPTION
 @DEVICE_OPTION
 def sample(
-    checkpoint: Path,
+    checkpoint: Location,
     num_images: int,
     seed: int,
     temperature: float,
@@ -95,7 +96,7 @@ def sample(
             watch=watch,
         )
     save_images(x, to, num_levels=model.num_levels)
-    say(f"{num_images} samples of {model.checkpoint.path}, seed {seed}")
+    say(f"{num_images} samples of {model.checkpoint.where}, seed {seed}")
     click.echo(out)
     if gif:
         click.echo(str(gif))

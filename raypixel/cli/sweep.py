@@ -17,6 +17,7 @@ from raypixel.cli.runs import (
     shown_path,
 )
 from raypixel.cli.sweep_watch import SweepWatch
+from raypixel.storage import Location, exists
 
 if TYPE_CHECKING:
     from raypixel.jobs.sweep import Spread, SweepResult
@@ -40,7 +41,7 @@ DIGITS = {"val/bits_per_dim": 4, "val/nll_nats": 2}
 def sweep(
     file: Path,
     assignments: tuple[str, ...],
-    runs: Path,
+    runs: Location,
     resume: bool,
     dry_run: bool,
     smoke: bool,
@@ -96,18 +97,20 @@ def sweep(
     _conclude(loaded, result, folder, where)
 
 
-def _conclude(loaded: "Sweep", result: "SweepResult", folder: Path, tracking: str) -> None:
+def _conclude(loaded: "Sweep", result: "SweepResult", place: Location, tracking: str) -> None:
     """Print the table, draw samples of the best trial, and leave with 1 where not all is well."""
     from raypixel.errors import RaypixelError
     from raypixel.jobs import record
+    from raypixel.jobs.remote_run import put_files, read_copy
 
     name = loaded.config.name
     if result.configurations:
         _print_ranking(loaded, result)
     best = next((c.best for c in result.configurations if c.val), None)
     if best is not None:
-        problem = record.draw_samples(best.best, folder / "samples.png")
-        say_where(folder, best.folder, problem, tracking)
+        problem = record.draw_samples(best.best, read_copy(place) / "samples.png")
+        put_files(place, "samples.png")
+        say_where(place, best.place, problem, tracking)
     if not result.is_complete:
         raise RaypixelError(f"{name}: stopped before all trials ended, --resume continues it")
     if best is None:
@@ -184,10 +187,11 @@ def _shown(spread: "Spread | None", digits: int) -> str:
     return text if spread.deviation is None else f"{text} ± {spread.deviation:.{digits}f}"
 
 
-def _choose_folder(folder: Path, *, resume: bool) -> tuple[Path, bool]:
+def _choose_folder(folder: Location, *, resume: bool) -> tuple[Location, bool]:
     """Return the newest folder of the sweep to resume, or the first that is free: folder, folder-2, folder-3, ..."""
-    candidate, newest, number = folder, None, 1
-    while candidate.exists():
+    candidate, number = folder, 1
+    newest: Location | None = None
+    while exists(candidate):
         newest, number = candidate, number + 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     if not resume:

@@ -1,13 +1,14 @@
 """`raypixel evaluate`: use a trained model on a whole split."""
 
 import json
-from pathlib import Path
 
 import click
 
+from raypixel.cli.location import CHECKPOINT, LOCATION
 from raypixel.cli.progress import bar, counter
+from raypixel.storage import Location
 
-CHECKPOINT_ARGUMENT = click.argument("checkpoint", type=click.Path(path_type=Path))
+CHECKPOINT_ARGUMENT = click.argument("checkpoint", type=CHECKPOINT)
 DEVICE_OPTION = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -28,8 +29,8 @@ DEVICE_OPTION = click.option(
 )
 @click.option(
     "--root",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of prepared data sets; default the one used in training.",
+    type=LOCATION,
+    help="Folder of prepared data sets, or s3://BUCKET/NAME; default the one used in training.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Images at a time; default as in training."
@@ -37,16 +38,16 @@ DEVICE_OPTION = click.option(
 @DEVICE_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    checkpoint: Path,
+    checkpoint: Location,
     split: str,
-    root: Path | None,
+    root: Location | None,
     device: str,
     batch_size: int | None,
     as_json: bool,
 ) -> None:
     """Compute the exact likelihood of a data set's split.
 
-    CHECKPOINT is a checkpoint's folder, or a run's folder (its best checkpoint is used).
+    CHECKPOINT is a checkpoint's folder, or a run's folder (its best checkpoint is used), also under s3://.
     """
     from raypixel.jobs.evaluate import evaluate as run_evaluation
     from raypixel.jobs.evaluate import resolve_checkpoint

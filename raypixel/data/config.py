@@ -1,11 +1,22 @@
 """The options of a data set: where it lies, how its levels are reduced, how many images are used."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from raypixel.config import ConfigProblems, Frozen
+from raypixel.errors import ConfigError
+from raypixel.storage import Location, location
+
+
+def _root(value: object) -> Location:
+    if not isinstance(value, str | PurePosixPath):
+        raise ValueError(f"must be a path or s3://BUCKET/NAME, got {value!r}")
+    try:
+        return location(value)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("a location ")) from None
 
 
 class DataConfig(Frozen):
@@ -14,8 +25,10 @@ class DataConfig(Frozen):
     name: str
     """Name of a prepared data set, a folder under `root`."""
 
-    root: Annotated[Path, Field(strict=False)] = Path("data")
-    """Folder of the prepared data sets."""
+    root: Annotated[
+        Location, PlainValidator(_root), PlainSerializer(str, return_type=str, when_used="json")
+    ] = Path("data")
+    """Folder of the prepared data sets, or `s3://BUCKET/NAME`."""
 
     binarization: Literal["none", "threshold", "stochastic", "fixed"] = "none"
     """`threshold`: 1 where x >= K/2. `stochastic`: a fresh draw with probability x/(K-1) every epoch.

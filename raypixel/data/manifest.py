@@ -2,14 +2,17 @@
 
 import hashlib
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Self
 
 from pydantic import ValidationError, model_validator
 
+from raypixel import storage
 from raypixel.config import Frozen
 from raypixel.data.catalog import catalog
+from raypixel.data.copies import fetch_file, local_root
 from raypixel.errors import DataError, did_you_mean
+from raypixel.storage import Location, Remote
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -131,18 +134,27 @@ def check_name(name: str) -> None:
         raise DataError(f"data set name {rule}, got {name!r}")
 
 
-def load_manifest(root: Path, name: str) -> Manifest:
+def load_manifest(root: Location, name: str) -> Manifest:
     """Read the manifest of a prepared data set.
 
     Raises:
         DataError: The set is not prepared, or its manifest is damaged or of another version.
+        StorageError: It is in storage that does not answer or refuses.
     """
     check_name(name)
-    path = Path(root) / name / MANIFEST
+    if isinstance(root, Remote):
+        fetch_file(root, name, MANIFEST)
+    folder = local_root(root)
+    with storage.named(folder, root):
+        return _load(folder, name)
+
+
+def _load(root: Path, name: str) -> Manifest:
+    path = root / name / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError(_not_prepared(Path(root), name)) from None
+        raise DataError(_not_prepared(root, name)) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise DataError(f"{path}: must be readable, got {reason}") from None
@@ -162,16 +174,18 @@ def load_manifest(root: Path, name: str) -> Manifest:
     return manifest
 
 
-def list_prepared(root: Path) -> list[Manifest]:
+def list_prepared(root: Location) -> list[Manifest]:
     """Return the manifests of every data set prepared under a folder, by name.
 
     Raises:
         DataError: One of the manifests is damaged.
+        StorageError: They are in storage that does not answer or refuses.
     """
-    root = Path(root)
-    if not root.is_dir():
-        return []
-    names = [path.parent.name for path in root.glob(f"*/{MANIFEST}")]
+    if isinstance(root, Remote):
+        files = [PurePosixPath(file) for file in storage.list_files(root)]
+        names = [f.parts[0] for f in files if len(f.parts) == 2 and f.name == MANIFEST]
+    else:
+        names = [path.parent.name for path in Path(root).glob(f"*/{MANIFEST}")]
     return [load_manifest(root, name) for name in sorted(names) if _NAME.fullmatch(name)]
 
 

@@ -13,7 +13,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from raypixel import storage
 from raypixel.data.catalog import catalog, catalog_entry
+from raypixel.data.copies import local_root, put_set
 from raypixel.data.fingerprint import content_sha256, describe, stat_sha256
 from raypixel.data.manifest import (
     FORMAT_VERSION,
@@ -29,6 +31,7 @@ from raypixel.data.manifest import (
 from raypixel.data.shards import sync, write_split
 from raypixel.data.sources import RawSet, SourceReader, reader_of
 from raypixel.errors import DataError, did_you_mean
+from raypixel.storage import Location, Remote
 
 _TEMPORARY = ".raypixel-"
 _VERIFIED_CONTENT = ("digits", "mnist")  # the content is what the name says, whatever the path
@@ -37,7 +40,7 @@ _VERIFIED_CONTENT = ("digits", "mnist")  # the content is what the name says, wh
 def prepare(
     name: str,
     *,
-    root: Path,
+    root: Location,
     source: Path | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
@@ -50,7 +53,7 @@ def prepare(
 
     Args:
         name: A name of the catalog, or a new one for the user's own images.
-        root: Folder of the prepared data sets; made when absent.
+        root: Folder of the prepared data sets, made when absent, or a place in storage.
         source: Folder or file to read; None downloads, where that is possible.
         size: (height, width) of the user's images; None when they all agree.
         channels: 1 or 3, of the user's images; None takes 1 when every image is gray.
@@ -63,16 +66,17 @@ def prepare(
     Raises:
         DataError: The source is missing or damaged, the options do not fit, the name is taken by
             something else, or the disk is full.
+        StorageError: The root is in storage that does not answer or refuses.
     """
     _check_request(name, source=source, size=size, channels=channels)
     reader = reader_of(name, size=size, channels=channels)
-    root = Path(root)
+    copy = local_root(root)
     origin = Origin(
         source=str(Path(source).resolve()) if source else "", size=size, channels=channels
     )
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _locked(root):
+        copy.mkdir(parents=True, exist_ok=True)
+        with _locked(copy), storage.named(copy, root):
             existing = None if force else _existing(root, name)
             if existing is not None:
                 _check_same(existing, origin, reader, where=root / name)
@@ -80,10 +84,14 @@ def prepare(
             _check_replaceable(root / name)
             if origin.source == "" and reader.fetch is None and name != "digits":
                 raise DataError(_needs_source(name))
-            return _build(root, name, origin, reader=reader, progress=progress)
+            manifest = _build(copy, name, origin, reader=reader, progress=progress)
+            if isinstance(root, Remote):
+                shards = [shard for split in manifest.splits.values() for shard in split.files]
+                put_set(root, name, MANIFEST, shards)
+            return manifest
     except OSError as error:
         rule = f"must be writable and have space for data set {name!r}"
-        raise DataError(f"{root}: {rule}, got {error.strerror or error}") from None
+        raise DataError(f"{copy}: {rule}, got {error.strerror or error}") from None
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -119,12 +127,15 @@ def _check_request(
         raise DataError(f"--source must be a folder or file that exists, got {str(source)!r}")
 
 
-def _existing(root: Path, name: str) -> Manifest | None:
+def _existing(root: Location, name: str) -> Manifest | None:
     """Return the manifest of a whole prepared set; None when there is none or it lacks something."""
-    if not (root / name / MANIFEST).is_file():
-        return None
     try:
         manifest = load_manifest(root, name)
+        if isinstance(root, Remote):
+            sizes = storage.list_files(root / name)
+            shards = [shard for split in manifest.splits.values() for shard in split.files]
+            is_whole = all(sizes.get(shard.name) == shard.num_bytes for shard in shards)
+            return manifest if is_whole else None
         for split_name in manifest.splits:
             check_sizes(root, manifest, split_name)
     except DataError:
@@ -132,7 +143,9 @@ def _existing(root: Path, name: str) -> Manifest | None:
     return manifest
 
 
-def _check_same(manifest: Manifest, asked: Origin, reader: SourceReader, *, where: Path) -> None:
+def _check_same(
+    manifest: Manifest, asked: Origin, reader: SourceReader, *, where: Location
+) -> None:
     made = manifest.origin
     remedy = "choose another name or pass --force"
     channels, *size = manifest.image_shape
@@ -155,11 +168,16 @@ def _check_same(manifest: Manifest, asked: Origin, reader: SourceReader, *, wher
         raise DataError(f"{where}: {rule}, got {asked.source}; {remedy}")
 
 
-def _check_replaceable(folder: Path) -> None:
+def _check_replaceable(folder: Location) -> None:
     """Refuse to replace what `prepare` has not made, such as a folder of the user's images."""
-    if not folder.exists():
+    if isinstance(folder, Remote):
+        names = list(storage.list_files(folder))
+        if not names or all(_is_shard(name) for name in names):  # nothing, or an upload cut short
+            return
+    elif not folder.exists():
         return
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
+    else:
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
     foreign = sorted(n for n in names if n != MANIFEST and not _is_shard(n))
     if foreign or not names or MANIFEST not in names:
         got = foreign[0] if foreign else f"no {MANIFEST}"

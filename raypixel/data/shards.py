@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raypixel import storage
 from raypixel.data.blocks import read_images
+from raypixel.data.copies import fetch_shards, local_root
 from raypixel.data.manifest import (
     Manifest,
     ShardInfo,
@@ -27,6 +29,7 @@ from raypixel.data.manifest import (
 )
 from raypixel.data.sources.raw import Batch, RawSplit
 from raypixel.errors import DataError
+from raypixel.storage import Location, Remote
 
 _IMAGES_PER_SHARD = 6_250  # 50,000 train images make 8 shards
 _MAX_SHARDS = 8
@@ -50,23 +53,37 @@ class Split:
         return self.images.shape[0]
 
 
-def shard_paths(root: Path, name: str, split_name: str) -> list[Path]:
+def shard_paths(root: Location, name: str, split_name: str) -> list[Path]:
     """Return the paths of a split's shards, in order, after checking their sizes and checksums.
 
     Raises:
         DataError: The set is not prepared, or a shard is missing, truncated or altered.
     """
-    return _checked_paths(Path(root), load_manifest(root, name), split_name)
+    return _checked_paths(root, load_manifest(root, name), split_name)
 
 
-def read_split(root: Path, name: str, split_name: str) -> Split:
+def sized_paths(root: Location, manifest: Manifest, split_name: str) -> list[Path]:
+    """Return the paths of a split's shards, fetched where they are in storage, after checking their sizes only.
+
+    Raises:
+        DataError: A shard is missing or truncated.
+        StorageError: Storage does not answer or refuses.
+    """
+    folder = local_root(root)
+    if isinstance(root, Remote) and split_name in manifest.splits:
+        fetch_shards(root, manifest.name, manifest.splits[split_name].files)
+    with storage.named(folder, root):
+        return check_sizes(folder, manifest, split_name)
+
+
+def read_split(root: Location, name: str, split_name: str) -> Split:
     """Read one split of a prepared data set into memory.
 
     Raises:
         DataError: The set is not prepared, or a shard is missing, truncated or altered.
     """
     manifest = load_manifest(root, name)
-    paths = _checked_paths(Path(root), manifest, split_name)
+    paths = _checked_paths(root, manifest, split_name)
     num_images = manifest.splits[split_name].num_images
     images = torch.empty((num_images, *manifest.image_shape), dtype=torch.uint8)
     labels = torch.empty(num_images, dtype=torch.int64) if manifest.num_classes else None
@@ -194,15 +211,28 @@ def _tensor_column(images: np.ndarray) -> Any:
     return pa.ExtensionArray.from_storage(kind, storage)
 
 
-def _checked_paths(root: Path, manifest: Manifest, split_name: str) -> list[Path]:
-    paths = check_sizes(root, manifest, split_name)
+def _checked_paths(root: Location, manifest: Manifest, split_name: str) -> list[Path]:
+    folder = local_root(root)
+    paths = sized_paths(root, manifest, split_name)
+    with storage.named(folder, root):
+        try:
+            _check_sums(paths, manifest, split_name)
+        except DataError:
+            if not isinstance(root, Remote):
+                raise
+            for path in paths:  # the working copy may have been damaged, or the set prepared anew
+                path.unlink()
+            _check_sums(sized_paths(root, manifest, split_name), manifest, split_name)
+    return paths
+
+
+def _check_sums(paths: list[Path], manifest: Manifest, split_name: str) -> None:
     for path, shard in zip(paths, manifest.splits[split_name].files, strict=True):
         status = path.stat()
         sha256 = _sha256_at(path.absolute(), status.st_size, status.st_mtime_ns)
         if sha256 != shard.sha256:
             problem = f"must have SHA-256 {shard.sha256[:12]}..., got {sha256[:12]}..."
             raise damaged(path, problem, manifest.name)
-    return paths
 
 
 @functools.lru_cache(maxsize=4096)

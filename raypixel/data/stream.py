@@ -18,8 +18,8 @@ import torch
 from raypixel.data.blocks import read_block, sizes_of_blocks
 from raypixel.data.config import DataConfig
 from raypixel.data.levels import to_levels
-from raypixel.data.manifest import Manifest, check_sizes
-from raypixel.data.shards import Split
+from raypixel.data.manifest import Manifest
+from raypixel.data.shards import Split, sized_paths
 from raypixel.errors import ConfigError
 
 WINDOWS_IN_MEMORY = 6
@@ -149,7 +149,7 @@ def open_stream(
     limit = config.max_train_images if split_name == "train" else config.max_eval_images
     left = left if limit is None else min(left, limit)
     blocks = []
-    for path in check_sizes(config.root, manifest, split_name):
+    for path in sized_paths(config.root, manifest, split_name):
         if left == 0:
             break
         for number, size in enumerate(sizes_of_blocks(path, manifest)):

@@ -10,6 +10,7 @@ shares equal, and its shuffles are not resumable.
 from typing import Any
 
 import numpy as np
+import torch
 
 from raypixel.data import (
     DataConfig,
@@ -18,10 +19,12 @@ from raypixel.data import (
     StreamedSplit,
     fix_levels,
     open_stream,
+    read_split,
     shard_paths,
 )
 from raypixel.errors import DataError
 from raypixel.jobs import streaming
+from raypixel.storage import Remote
 
 
 def stage(config: DataConfig, manifest: Manifest, splits: tuple[str, ...]) -> dict[str, Any]:
@@ -40,6 +43,12 @@ def stage(config: DataConfig, manifest: Manifest, splits: tuple[str, ...]) -> di
         return dict.fromkeys(splits)
     _check_store(config, manifest, splits)
     streaming.configure()
+    if isinstance(config.root, Remote):  # its working copy is on this machine alone
+        parts = {name: read_split(config.root, config.name, name) for name in splits}
+        return {
+            name: ray.put((split.images.numpy(), _array(split.class_labels)))
+            for name, split in parts.items()
+        }
     columns = ["index", "image", "path"] + (["label"] if manifest.num_classes else [])
     shards = {
         name: [str(path.resolve()) for path in shard_paths(config.root, config.name, name)]
@@ -75,6 +84,10 @@ def open_staged(
     import ray
 
     if None in staged.values():
+        if isinstance(
+            config.root, Remote
+        ):  # its working copy is on this machine, Ray Data's tasks may not be
+            return {name: open_stream(config, manifest, name) for name in staged}
         return {
             name: open_stream(config, manifest, name, deliver=streaming.deliver) for name in staged
         }
@@ -102,3 +115,7 @@ def _check_store(config: DataConfig, manifest: Manifest, splits: tuple[str, ...]
             f"data.backend must be 'stream' for {config.name}: its images take {needed / 2**30:.1f} GiB, "
             f"the cluster's object stores have {largest / 2**30:.1f} GiB, got 'memory'"
         )
+
+
+def _array(labels: torch.Tensor | None) -> np.ndarray | None:
+    return None if labels is None else labels.numpy()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raypixel.checkpoint import Checkpoint, read_checkpoint
@@ -19,8 +18,9 @@ from raypixel.data import (
 )
 from raypixel.errors import CheckpointError
 from raypixel.experiment import parse_experiment
-from raypixel.jobs.folder import best_checkpoint
+from raypixel.jobs.folder import best_checkpoint, remote_checkpoint
 from raypixel.jobs.worker import choose_device, evaluate_checkpoint
+from raypixel.storage import Location, Remote, location
 from raypixel.units import Likelihood
 
 
@@ -40,7 +40,7 @@ class Evaluation:
     data_name: str
     levels: str
     split: str
-    checkpoint: Path
+    checkpoint: Location
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -56,19 +56,23 @@ class Evaluation:
         }
 
 
-def resolve_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint's folder, or the best checkpoint of a run's folder.
+def resolve_checkpoint(place: str | Location) -> Checkpoint:
+    """Read a checkpoint's folder, or the best checkpoint of a run's folder; what is in storage is fetched.
 
     Raises:
         CheckpointError: There is none, or it is damaged.
+        StorageError: Storage does not answer or refuses.
     """
+    path = location(place)
+    if isinstance(path, Remote):
+        return remote_checkpoint(path)
     if (path / "experiment.yaml").exists():
         return best_checkpoint(path)
     return read_checkpoint(path)
 
 
 def open_split(
-    checkpoint: Checkpoint, split_name: str, *, root: Path | None
+    checkpoint: Checkpoint, split_name: str, *, root: Location | None
 ) -> tuple[Split, DataConfig, Manifest]:
     """Read a split of the data set that a checkpoint was trained on, at its levels.
 
@@ -88,14 +92,14 @@ def open_split(
     return _read(data, manifest, split_name), data, manifest
 
 
-def open_data(checkpoint: Checkpoint, *, root: Path | None) -> tuple[DataConfig, Manifest]:
+def open_data(checkpoint: Checkpoint, *, root: Location | None) -> tuple[DataConfig, Manifest]:
     """Return the data options and the manifest of the data set that a checkpoint was trained on; see `open_split`."""
-    config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.path))
+    config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.where))
     data = config.data if root is None else config.data.model_copy(update={"root": root})
     manifest = load_manifest(data.root, data.name)
     if manifest.image_shape != checkpoint.info.image_shape:
         raise CheckpointError(
-            f"{checkpoint.path}: images of {data.name} must be {checkpoint.info.image_shape} "
+            f"{checkpoint.where}: images of {data.name} must be {checkpoint.info.image_shape} "
             f"as in training, got {manifest.image_shape}"
         )
     return data, manifest
@@ -110,7 +114,7 @@ def evaluate(
     checkpoint: Checkpoint,
     split_name: str,
     *,
-    root: Path | None,
+    root: Location | None,
     device_name: str,
     batch_size: int | None = None,
     progress: Callable[[int], Callable[[int], None]],
@@ -145,4 +149,4 @@ def evaluate(
     levels = f"{checkpoint.info.num_levels} levels"
     if data.binarization != "none":
         levels += f", {data.binarization} binarization"
-    return Evaluation(likelihood, data.name, levels, split_name, checkpoint.path)
+    return Evaluation(likelihood, data.name, levels, split_name, checkpoint.where)

@@ -1,7 +1,6 @@
 """`raypixel figure`: the models, and the image, that diagrams are made of."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from raypixel.diagrams import Field, Growth, field_of_config, growth_of_config
 from raypixel.errors import ConfigError, RaypixelError, did_you_mean
 from raypixel.jobs.evaluate import open_split
 from raypixel.models import ModelConfig, model_classes, validate_model_config
+from raypixel.storage import Location
 
 
 def untrained_configs(kind: str | None, assignments: tuple[str, ...]) -> dict[str, ModelConfig]:
@@ -76,7 +76,7 @@ def compute_growths(
 
 
 def read_image(
-    checkpoint: Checkpoint, split_name: str, index: int, *, root: Path | None
+    checkpoint: Checkpoint, split_name: str, index: int, *, root: Location | None
 ) -> tuple[Tensor, int | None, str]:
     """Read an image of the data that a checkpoint was trained on, at its levels.
 

@@ -12,13 +12,18 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from raypixel import storage
 from raypixel.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from raypixel.config import dump_yaml, flatten, load_yaml
 from raypixel.data import Manifest
 from raypixel.errors import CheckpointError
 from raypixel.experiment import ExperimentConfig, parse_experiment, relevant_options
+from raypixel.jobs.lease import lease
+from raypixel.jobs.remote_run import fetch_checkpoint, fetch_run, put_files
+from raypixel.storage import Location, Remote
 
 
 def open_run(config: ExperimentConfig, manifest: Manifest, folder: Path, *, resume: bool) -> str:
@@ -53,16 +58,53 @@ def open_run(config: ExperimentConfig, manifest: Manifest, folder: Path, *, resu
     return identity["id"]
 
 
-def best_checkpoint(folder: Path) -> Checkpoint:
-    """Read the best checkpoint of a run.
+def begin_run(
+    config: ExperimentConfig, manifest: Manifest, place: Location, *, resume: bool
+) -> str:
+    """Do what `open_run` does, in storage too: what is there is fetched, and what is written is put."""
+    folder = fetch_run(place)
+    with storage.named(folder, place):
+        run_id = open_run(config, manifest, folder, resume=resume)
+    put_files(place, "experiment.yaml", "run.json")
+    return run_id
+
+
+def best_checkpoint(place: Location) -> Checkpoint:
+    """Read the best checkpoint of a run; one in storage is fetched.
 
     Raises:
         CheckpointError: None was saved yet, or it is damaged.
+        StorageError: Storage does not answer or refuses.
     """
+    folder = fetch_run(place)
     best = CheckpointStore(folder / "checkpoints").best
     if not best.exists():
-        raise CheckpointError(f"{folder}: has no checkpoint yet, its training had not saved one")
-    return read_checkpoint(best.resolve())
+        raise CheckpointError(f"{place}: has no checkpoint yet, its training had not saved one")
+    with storage.named(folder, place):
+        return _named(read_checkpoint(best.resolve()), place)
+
+
+def remote_checkpoint(place: Remote) -> Checkpoint:
+    """Read the best checkpoint of a run in storage, or the `checkpoints/best` or `last` that it is asked for.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+        StorageError: Storage does not answer or refuses.
+    """
+    if place.parent.name == "checkpoints":
+        run = place.parent.parent
+        return _named(read_checkpoint(fetch_checkpoint(run, place.name)), run)
+    if storage.read_bytes(place / "experiment.yaml") is None:
+        storage.check_bucket(place)
+        rule = "must be a run's folder or its checkpoints/best or last, got nothing there"
+        raise CheckpointError(f"{place}: {rule}")
+    return best_checkpoint(place)
+
+
+def _named(checkpoint: Checkpoint, run: Location) -> Checkpoint:
+    if isinstance(run, Path):
+        return checkpoint
+    return replace(checkpoint, origin=run / "checkpoints" / checkpoint.path.name)
 
 
 def last_checkpoint(folder: Path) -> Checkpoint:
@@ -71,12 +113,18 @@ def last_checkpoint(folder: Path) -> Checkpoint:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def claim(place: Location) -> Iterator[None]:
     """Hold a run's folder: two trainings in one would delete each other's checkpoints.
 
     Raises:
         CheckpointError: Another process trains in it.
+        StorageError: It is in storage that does not answer or refuses.
     """
+    if isinstance(place, Remote):
+        with lease(place):
+            yield
+        return
+    folder = place
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:

@@ -16,6 +16,7 @@ from raypixel.data.sources.raw import read_bytes
 from raypixel.errors import ConfigError
 from raypixel.figures import gray_values
 from raypixel.jobs.evaluate import open_split
+from raypixel.storage import Location
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def read_images(checkpoint: Checkpoint, paths: Sequence[Path]) -> Images:
 
 
 def select_images(
-    checkpoint: Checkpoint, split_name: str, index: str | None, *, root: Path | None
+    checkpoint: Checkpoint, split_name: str, index: str | None, *, root: Location | None
 ) -> Images:
     """Take images from a prepared split, at the levels of training.
 

@@ -5,12 +5,13 @@ The file is replaced as a whole, so a reader never sees half of it and a kill lo
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args
 
 from raypixel.errors import CheckpointError
+from raypixel.storage import Location
 
 FILE_NAME = "trials.json"
 FORMAT_VERSION = 1
@@ -67,21 +68,32 @@ class TrialEntry:
         return self.status in ("done", "stopped")
 
 
+def _ignore() -> None:
+    """Do nothing: a folder of this machine is all there is."""
+
+
 @dataclass
 class Ledger:
     """The file's contents and the file.
 
     Attributes:
-        folder: The sweep's folder.
+        folder: The sweep's folder on this machine.
         facts: The keys beside `trials`.
         entries: The trials by name, in the order in which they were started.
+        home: The sweep's folder, of which `folder` may be the working copy.
+        written: Called when the file was written.
     """
 
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
     entries: dict[str, TrialEntry] = field(default_factory=dict)
+    home: Location = Path()
+    written: Callable[[], None] = _ignore
     _written_at: float = 0.0
     _is_due: bool = False
+
+    def __post_init__(self) -> None:
+        self.home = self.folder
 
     def write(self) -> None:
         """Replace the file."""
@@ -92,6 +104,7 @@ class Ledger:
         temporary.write_text(json.dumps(contents, indent=1), encoding="utf-8")
         temporary.replace(path)
         self._written_at, self._is_due = time.monotonic(), False
+        self.written()
 
     def note(self) -> None:
         """Remember that something changed that may be written a little later."""

@@ -1,7 +1,6 @@
 """A trained model to use from Python: `raypixel.load(checkpoint)`."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,19 +14,20 @@ from raypixel.jobs.sample import class_labels_for, draw
 from raypixel.jobs.worker import choose_device
 from raypixel.models import PixelModel
 from raypixel.sampling import Sampler, image_seeds, sample
+from raypixel.storage import Location
 
 
-def load(checkpoint: str | Path, *, device: str = "auto") -> "Model":
+def load(checkpoint: str | Location, *, device: str = "auto") -> "Model":
     """Load a trained model.
 
     Args:
-        checkpoint: A checkpoint's folder, or a run's folder (its best checkpoint is used).
+        checkpoint: A checkpoint's folder, or a run's folder (its best checkpoint is used); also under `s3://`.
         device: "auto", "cpu" or "cuda".
 
     Raises:
         CheckpointError: There is none, or it is damaged.
     """
-    return Model(resolve_checkpoint(Path(checkpoint)), device=device)
+    return Model(resolve_checkpoint(checkpoint), device=device)
 
 
 class Model:

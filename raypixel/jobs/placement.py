@@ -6,50 +6,62 @@ down its placement group, and who stops the training removes it.
 """
 
 import time
-from pathlib import Path
+from contextlib import suppress
+
+from raypixel.errors import StorageError
+from raypixel.storage import Location, Remote, delete, read_bytes, write_bytes
 
 FILE_NAME = "placement_group"
 WATCHED_SECONDS = 60.0
 
 
-def note_group(folder: Path) -> None:
+def note_group(place: Location) -> None:
     """Write down the placement group of the worker that calls this."""
     from ray.util import get_current_placement_group
 
     group = get_current_placement_group()
     if group is not None:
-        (folder / FILE_NAME).write_text(group.id.hex(), encoding="utf-8")
+        write_bytes(place / FILE_NAME, group.id.hex().encode())
 
 
-def remove_group(folder: Path) -> None:
+def remove_group(place: Location) -> None:
     """Remove the placement group that was written down, if there is one; one of another cluster is unknown to this one."""
     from ray import PlacementGroupID
     from ray.util import remove_placement_group
     from ray.util.placement_group import PlacementGroup
 
-    path = folder / FILE_NAME
+    content = read_bytes(place / FILE_NAME)
+    if not content:
+        return
     try:
-        group_id = PlacementGroupID.from_hex(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # none, or a half-written file
+        group_id = PlacementGroupID.from_hex(content.decode())
+    except ValueError:  # none, or a half-written file
         return
     remove_placement_group(PlacementGroup(group_id))
-    path.unlink(missing_ok=True)
+    delete([place / FILE_NAME])
 
 
 class Reaper:
     """Remove the groups of stopped trainings, for some time: one that dies may yet start its workers anew."""
 
     def __init__(self) -> None:
-        self._until: dict[Path, float] = {}
+        self._until: dict[Location, float] = {}
+        self._looked_at: dict[Location, float] = {}
 
-    def add(self, folder: Path) -> None:
-        """Begin with a folder whose training was stopped."""
-        self._until[folder] = time.monotonic() + WATCHED_SECONDS
+    def add(self, place: Location) -> None:
+        """Begin with a place whose training was stopped."""
+        self._until[place] = time.monotonic() + WATCHED_SECONDS
+        self._looked_at.pop(place, None)
         self.look()
 
     def look(self) -> None:
         """Remove what is there; called often."""
-        for folder in list(self._until):
-            remove_group(folder)
-            if time.monotonic() > self._until[folder]:
-                del self._until[folder]
+        for place, until in list(self._until.items()):
+            now = time.monotonic()
+            if isinstance(place, Remote) and now - self._looked_at.get(place, -1e9) < 5.0:
+                continue
+            self._looked_at[place] = now
+            with suppress(StorageError):  # asked again
+                remove_group(place)
+            if now > until:
+                del self._until[place]

@@ -1,24 +1,27 @@
 """Data-parallel training on Ray Train: the worker's program on every worker, its messages back to the driver."""
 
 import json
-import shutil
 import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from raypixel.data import Manifest
-from raypixel.errors import RaypixelError, TrainingError
+from raypixel.errors import RaypixelError, StorageError, TrainingError
 from raypixel.experiment import ExperimentConfig
 from raypixel.jobs import datasets, session
+from raypixel.jobs.mirror import Desk, writing
 from raypixel.jobs.notice import end_of_worker, notice_of, watch_preemption
 from raypixel.jobs.placement import note_group, remove_group
+from raypixel.jobs.post import MESSAGES, Inbox, sending
+from raypixel.jobs.remote_run import FOLLOWER, fetch_run, read_copy
 from raypixel.jobs.worker import Message, Worker, run_worker
+from raypixel.storage import Location, Remote, absolute, access, ray_storage, remove
 
 SPLITS = ("train", "val")
 RAY_FOLDER = "ray"
@@ -31,7 +34,7 @@ START_ATTEMPTS = 10
 def train_on_ray(
     config: ExperimentConfig,
     manifest: Manifest,
-    folder: Path,
+    place: Location,
     on_message: Callable[[Message], None],
     staged: dict[str, Any] | None = None,
 ) -> dict[str, float]:
@@ -49,11 +52,13 @@ def train_on_ray(
     resources, use_gpu = session.worker_resources(config.scaling)
     if staged is None:
         staged = datasets.stage(config.data, manifest, SPLITS)
-    rays = folder.resolve() / RAY_FOLDER
+    place = absolute(place)
+    rays = place / RAY_FOLDER
     remove_group(rays)
-    shutil.rmtree(rays, ignore_errors=True)
-    rays.mkdir(parents=True)
-    messages = rays / "messages.jsonl"
+    remove(rays)
+    news = read_copy(rays)
+    inbox = Inbox()
+    inbox.open(rays, news)
     run = uuid.uuid4().hex
     trainer = TorchTrainer(
         _worker_loop,
@@ -62,8 +67,8 @@ def train_on_ray(
             "config": config,
             "manifest": manifest,
             "staged": staged,
-            "folder": folder.resolve(),
-            "messages": messages,
+            "place": place,
+            "access": access(),
             "num_threads": None if use_gpu else int(resources["CPU"]),
         },
         scaling_config=ray.train.ScalingConfig(
@@ -74,7 +79,7 @@ def train_on_ray(
         ),
         run_config=ray.train.RunConfig(
             name=run,
-            storage_path=str(rays),
+            **ray_storage(rays),
             failure_config=ray.train.FailureConfig(
                 max_failures=config.scaling.max_failures,
                 controller_failure_limit=START_ATTEMPTS,
@@ -83,7 +88,7 @@ def train_on_ray(
             logging_config=ray.LoggingConfig(log_level="ERROR"),
         ),
     )
-    relay = _Relay(messages, on_message)
+    relay = _Relay(news / MESSAGES, on_message)
     interrupt_handler = signal.getsignal(signal.SIGINT)
     try:
         result = trainer.fit()
@@ -97,8 +102,12 @@ def train_on_ray(
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, interrupt_handler)
+        inbox.shut(rays)
+        inbox.close()
         relay.stop()
-        shutil.rmtree(rays, ignore_errors=True)
+        with suppress(StorageError):  # left there: the next training of the run removes it
+            remove(rays)
+        remove(news)
     if result is None:
         # raised here, where the frames of `fit` and the actors they hold are gone: Ray ends a process at once in
         # which an actor outlives the connection to the cluster
@@ -127,32 +136,64 @@ def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
     )
+    arguments["access"].use()
+    place = arguments["place"]
     if worker.rank == 0:
-        note_group(arguments["messages"].parent)
+        note_group(place / RAY_FOLDER)
     splits = datasets.open_staged(arguments["staged"], config.data, arguments["manifest"])
-
-    def send(message: Message) -> None:
-        with arguments["messages"].open("a") as file:
-            file.write(json.dumps(asdict(message)) + "\n")
-
     notice = notice_of(arguments["run"])
     if session.has_preemption_watcher():
         watch_preemption(notice)
     try:
-        metrics = run_worker(
-            config,
-            arguments["manifest"],
-            splits,
-            arguments["folder"],
-            worker=worker,
-            send=send,
-            notice=notice,
-        )
+        with _desk(place, worker) as (desk, send):
+
+            def saved() -> None:
+                desk.saved()
+                if notice.was_given.is_set():  # soon there is nobody to put it
+                    desk.flush()
+
+            metrics = run_worker(
+                config,
+                arguments["manifest"],
+                splits,
+                desk.folder,
+                worker=worker,
+                send=send,
+                saved=saved,
+                notice=notice,
+            )
     except TrainingError as error:
         return {"problems": error.problems}
     finally:
         notice.note_over()
     return {"metrics": metrics}
+
+
+@contextmanager
+def _desk(place: Location, worker: Worker) -> Iterator[tuple[Desk, Callable[[Message], None]]]:
+    """Open the run's folder: rank 0 writes, and all begin with the checkpoint that rank 0 has."""
+    if worker.rank > 0:
+        _meet(place, worker)
+        yield Desk(fetch_run(place, purpose=FOLLOWER), lambda: None, lambda: None), _drop
+        return
+    with sending(place / RAY_FOLDER) as send:
+
+        def warn(text: str) -> None:
+            send(Message("warning", text=text))
+
+        with writing(place, warn) as desk:
+            _meet(place, worker)
+            yield desk, send
+
+
+def _drop(message: Message) -> None:
+    """Take the messages of ranks above 0, which has none."""
+    del message
+
+
+def _meet(place: Location, worker: Worker) -> None:
+    if isinstance(place, Remote) and worker.world_size > 1:
+        torch.distributed.barrier()
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -177,10 +218,10 @@ def root_cause(error: BaseException) -> str:
 
 
 class _Relay:
-    """Pass the messages that rank 0 appends to a file of the run's folder to a callback, on a thread of the driver.
+    """Pass the messages that come into a file to a callback, on a thread of the driver.
 
-    A file and not a Ray queue: the folder is on storage that all machines see anyway, nothing is lost when a process ends,
-    and an actor that is asked three times a second costs a small machine more than the messages do.
+    Rank 0 appends to it, or `raypixel.jobs.post` does where they share no folder. A file and not a Ray queue: nothing is lost
+    when a process ends, and an actor that is asked three times a second costs a small machine more than the messages do.
     """
 
     def __init__(self, path: Path, on_message: Callable[[Message], None]) -> None:

@@ -14,6 +14,7 @@ from raypixel.figures import image_grid, save_image
 from raypixel.jobs.sample import draw, estimate_seconds
 from raypixel.jobs.tracking import TrackedRun, Tracker
 from raypixel.jobs.worker import Message, choose_device
+from raypixel.storage import Location, absolute
 from raypixel.sweeps import SweepConfig
 
 NUM_SAMPLES = 16
@@ -43,7 +44,7 @@ def start_run(
     manifest: Manifest,
     *,
     name: str,
-    folder: Path,
+    place: Location,
     run_id: str,
     parent: TrackedRun | None = None,
 ) -> TrackedRun:
@@ -51,7 +52,7 @@ def start_run(
     run = tracker.start(
         name,
         params=config.to_mapping(),
-        tags={"raypixel.folder": str(folder.resolve())},
+        tags={"raypixel.folder": str(absolute(place))},
         parent=parent,
         key=run_id,
     )

@@ -5,18 +5,20 @@ instead of the dozen that a Ray Train job of its own takes to start.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, stdev
 
 from raypixel.data import Manifest, describe_stream
 from raypixel.jobs import datasets, record, session
-from raypixel.jobs.folder import claim, open_run
+from raypixel.jobs.folder import begin_run, claim
 from raypixel.jobs.ledger import Ledger
+from raypixel.jobs.mirror import carrying
 from raypixel.jobs.sweep_folder import known_trials, note_data, now, open_ledger, settled_data
 from raypixel.jobs.tracking import TrackedRun, Tracker
 from raypixel.jobs.trials import Book, TrialResult, TrialWatch
 from raypixel.jobs.tuning import tune_trials
+from raypixel.storage import Location, absolute
 from raypixel.sweeps import Sweep, Trial, open_search
 
 SPLITS = ("train", "val", "test")
@@ -98,7 +100,7 @@ class SweepResult:
 def run_sweep(
     sweep: Sweep,
     manifest: Manifest,
-    folder: Path,
+    place: Location,
     *,
     watch: TrialWatch,
     tracker: Callable[[], Tracker],
@@ -112,7 +114,7 @@ def run_sweep(
     Args:
         sweep: The sweep, as `load_sweep` reads it.
         manifest: The prepared data set of all trials.
-        folder: What the sweep produces, the trials' run folders among it.
+        place: Folder of what the sweep produces, the trials' run folders among it.
         watch: Told of every trial's progress.
         tracker: Returns what gets a run for the sweep, and one below it for each trial; called when Ray runs, so that the
             store can be opened meanwhile.
@@ -124,23 +126,26 @@ def run_sweep(
     Raises:
         RaypixelError: The cluster cannot hold a trial, or what is to be resumed is another sweep.
     """
-    folder = folder.resolve()
-    with claim(folder):
-        ledger = open_ledger(sweep, folder, is_resumed=is_resumed)
+    place = absolute(place)
+    with ExitStack() as stack:
+        stack.enter_context(claim(place))
+        ledger = open_ledger(sweep, place, is_resumed=is_resumed)
+        files = ("sweep.yaml", "trials.json")
+        ledger.written = stack.enter_context(carrying(ledger.folder, place, warn, files))
         known = known_trials(sweep, ledger)
         ledger.facts |= {"command": command, "finished": None}
         with session.cluster(address):
             tracked = tracker()
             parent = _start_parent(tracked, sweep, ledger)
 
-            def open_trial(trial: Trial, where: Path, key: str) -> TrackedRun:
-                open_run(trial.config, manifest, where, resume=True)
+            def open_trial(trial: Trial, where: Location, key: str) -> TrackedRun:
+                begin_run(trial.config, manifest, where, resume=True)
                 return record.start_run(
                     tracked,
                     trial.config,
                     manifest,
                     name=trial.label,
-                    folder=where,
+                    place=where,
                     run_id=key,
                     parent=parent,
                 )
@@ -181,9 +186,9 @@ def _run(
 
 def _start_parent(tracker: Tracker, sweep: Sweep, ledger: Ledger) -> TrackedRun:
     parent = tracker.start(
-        ledger.folder.name,
+        ledger.home.name,
         params=sweep.config.model_dump(mode="json", exclude_unset=True),
-        tags={"raypixel.kind": "sweep", "raypixel.folder": str(ledger.folder)},
+        tags={"raypixel.kind": "sweep", "raypixel.folder": str(ledger.home)},
         key=str(ledger.facts["id"]),
     )
     parent.log_artifact(ledger.folder / "sweep.yaml")
@@ -210,7 +215,7 @@ def _tag_best(parent: TrackedRun, result: SweepResult) -> None:
     if ranked:
         best = ranked[0].best
         parent.tag("raypixel.best_trial", best.trial.label)
-        parent.tag("raypixel.best_folder", str(best.folder))
+        parent.tag("raypixel.best_folder", str(best.place))
     if not result.is_complete:
         parent.finish("KILLED")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from raypixel import storage
 from raypixel.config import flatten, load_yaml
 from raypixel.data import (
     DataConfig,
@@ -27,11 +28,21 @@ from raypixel.errors import CheckpointError
 from raypixel.evaluation import histogram_baseline, uniform_baseline
 from raypixel.experiment import parse_experiment, relevant_options
 from raypixel.jobs.ledger import FILE_NAME, Ledger, read_ledger
+from raypixel.jobs.remote_run import fetch_sweep
+from raypixel.storage import Location
 from raypixel.sweeps import Sweep, Trial
 
 
-def open_ledger(sweep: Sweep, folder: Path, *, is_resumed: bool) -> Ledger:
+def open_ledger(sweep: Sweep, place: Location, *, is_resumed: bool) -> Ledger:
     """Begin the ledger of a sweep, or read that of the one to resume."""
+    folder = fetch_sweep(place)
+    with storage.named(folder, place):
+        ledger = _open(sweep, folder, is_resumed=is_resumed)
+    ledger.home = place
+    return ledger
+
+
+def _open(sweep: Sweep, folder: Path, *, is_resumed: bool) -> Ledger:
     if is_resumed and (folder / FILE_NAME).exists():
         return read_ledger(folder)
     shutil.copyfile(sweep.path, folder / "sweep.yaml")
@@ -72,19 +83,20 @@ def known_trials(sweep: Sweep, ledger: Ledger) -> dict[str, Trial]:
             problems.append(f"{sweep.path}: must be resumed with trial {label}, it is not there")
             continue
         known[label] = trial
-        problems += _differences(where, trial)
+        with storage.named(ledger.folder, ledger.home):
+            problems += _differences(where, trial, ledger.home / entry.run_folder)
     if problems:
         raise CheckpointError(problems)
     return known
 
 
-def _differences(where: Path, trial: Trial) -> list[str]:
+def _differences(where: Path, trial: Trial, shown: Location) -> list[str]:
     if not (where / "experiment.yaml").exists():
         return []
     before = parse_experiment(load_yaml(where / "experiment.yaml"), where=str(where))
     old, new = (flatten(relevant_options(config)) for config in (before, trial.config))
     return [
-        f"{where}: must be resumed with {key} {old.get(key)!r} as before, got {new.get(key)!r}"
+        f"{shown}: must be resumed with {key} {old.get(key)!r} as before, got {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]

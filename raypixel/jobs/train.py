@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from raypixel.checkpoint import Checkpoint
 from raypixel.data import (
@@ -18,9 +17,12 @@ from raypixel.data import (
 from raypixel.experiment import ExperimentConfig, build_experiment_model
 from raypixel.jobs import record, session
 from raypixel.jobs.backend import settle
-from raypixel.jobs.folder import best_checkpoint, claim, open_run
+from raypixel.jobs.folder import begin_run, best_checkpoint, claim
+from raypixel.jobs.mirror import writing
 from raypixel.jobs.ray_train import SPLITS, train_on_ray
+from raypixel.jobs.remote_run import fetch_run, put_files
 from raypixel.jobs.worker import Message, Worker, choose_device, run_worker
+from raypixel.storage import Location, exists
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Outcome:
     """
 
     best: Checkpoint
-    samples: Path | None
+    samples: Location | None
     samples_problem: str | None
     tracking: str
 
@@ -43,7 +45,7 @@ class Outcome:
 def train_recorded(
     config: ExperimentConfig,
     manifest: Manifest,
-    folder: Path,
+    place: Location,
     *,
     resume: bool,
     on_message: Callable[[Message], None],
@@ -55,7 +57,7 @@ def train_recorded(
     Args:
         config: The experiment.
         manifest: Its prepared data set.
-        folder: The run's folder.
+        place: The run's folder.
         resume: Continue what is in the folder.
         on_message: Told of the progress.
         warn: Shows a line, for example when the MLflow server is lost; training goes on.
@@ -65,15 +67,15 @@ def train_recorded(
         RaypixelError: Anything a person can fix.
     """
     build_experiment_model(config, manifest)  # what cannot be built is told before anything starts
-    config = settle(config, manifest, folder)
-    if config.data.backend == "stream":
-        warn(describe_stream(config.data, manifest))
-    with claim(folder), record.open_tracker(warn) as tracker:
-        run_id = open_run(config, manifest, folder, resume=resume)
-        if resume and not (folder / "checkpoints").exists():
-            warn(f"{folder}: nothing to resume, training from the start")
+    with claim(place), record.open_tracker(warn) as tracker:
+        config = settle(config, manifest, place)
+        if config.data.backend == "stream":
+            warn(describe_stream(config.data, manifest))
+        run_id = begin_run(config, manifest, place, resume=resume)
+        if resume and not exists(place / "checkpoints"):
+            warn(f"{place}: nothing to resume, training from the start")
         run = record.start_run(
-            tracker, config, manifest, name=folder.name, folder=folder, run_id=run_id
+            tracker, config, manifest, name=place.name, place=place, run_id=run_id
         )
 
         def watch(message: Message) -> None:
@@ -81,18 +83,20 @@ def train_recorded(
             on_message(message)
 
         with run:
-            train(config, manifest, folder, on_message=watch, address=address)
-            best = best_checkpoint(folder)
-            picture = folder / "samples.png"
-            problem = record.draw_samples(best, picture)
+            train(config, manifest, place, on_message=watch, address=address)
+            best = best_checkpoint(place)
+            folder = fetch_run(place)
+            problem = record.draw_samples(best, folder / "samples.png")
+            put_files(place, "samples.png")
             record.record_files(run, folder)
-    return Outcome(best, None if problem else picture, problem, tracker.describe())
+    picture = None if problem else place / "samples.png"
+    return Outcome(best, picture, problem, tracker.describe())
 
 
 def train(
     config: ExperimentConfig,
     manifest: Manifest,
-    folder: Path,
+    place: Location,
     *,
     on_message: Callable[[Message], None],
     address: str | None = None,
@@ -102,7 +106,7 @@ def train(
     Args:
         config: The experiment; `scaling.num_workers` 0 trains in this process.
         manifest: Its prepared data set.
-        folder: The run's folder; checkpoints/best and checkpoints/last appear in it.
+        place: The run's folder; checkpoints/best and checkpoints/last appear in it.
         on_message: Told of the progress, in this process.
         address: A Ray cluster to join.
 
@@ -112,13 +116,26 @@ def train(
     Raises:
         RaypixelError: Anything a person can fix, also when it happened in a worker.
     """
-    config = settle(config, manifest, folder)
+    config = settle(config, manifest, place)
     if config.scaling.num_workers == 0:
         worker = Worker(device=choose_device(config.scaling.device))
         splits = read_splits(config.data, manifest)
-        return run_worker(config, manifest, splits, folder, worker=worker, send=on_message)
+
+        def warn(text: str) -> None:
+            on_message(Message("warning", text=text))
+
+        with writing(place, warn) as desk:
+            return run_worker(
+                config,
+                manifest,
+                splits,
+                desk.folder,
+                worker=worker,
+                send=on_message,
+                saved=desk.saved,
+            )
     with session.cluster(address):
-        return train_on_ray(config, manifest, folder, on_message)
+        return train_on_ray(config, manifest, place, on_message)
 
 
 def read_splits(config: DataConfig, manifest: Manifest) -> dict[str, Split | StreamedSplit]:

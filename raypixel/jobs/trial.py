@@ -8,9 +8,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,18 @@ import torch
 
 from raypixel.checkpoint import Checkpoint, CheckpointStore, Snapshot, read_checkpoint
 from raypixel.data import Manifest
-from raypixel.errors import CheckpointError, RaypixelError
+from raypixel.errors import CheckpointError, RaypixelError, StorageError
 from raypixel.experiment import ExperimentConfig, override, parse_experiment
 from raypixel.jobs import datasets
 from raypixel.jobs.folder import best_checkpoint, claim, last_checkpoint
+from raypixel.jobs.mirror import Desk, writing
+from raypixel.jobs.post import sending
 from raypixel.jobs.ray_train import train_on_ray
+from raypixel.jobs.remote_run import fetch_run
 from raypixel.jobs.sample import draw
 from raypixel.jobs.worker import Message, Worker, evaluate_checkpoint, run_worker
+from raypixel.storage import Access, Location, location
 
-MESSAGES = "messages.jsonl"
 SECONDS_TO_CLAIM = 60.0
 
 
@@ -50,6 +52,7 @@ def run_trial(
     manifest: Manifest,
     staged: dict[str, Any],
     planned: list[dict[str, Any]],
+    access: Access,
 ) -> None:
     """Run one trial in a Tune actor.
 
@@ -59,21 +62,27 @@ def run_trial(
         manifest: The prepared data set.
         staged: Its splits in the object store.
         planned: The orders of all trials under population based training, else empty.
+        access: The driver's settings of storage.
     """
     from ray import tune
 
     order = order_of(tune.get_context().get_trial_id(), config, planned)
-    folder = Path(order["folder"])
+    access.use()
+    place = location(order["folder"])
     mapping = override(json.loads(order["experiment"]), order["parameters"])
-    experiment = parse_experiment(mapping, where=str(folder))
-    reporter = _Reporter(folder, order["metric"], is_copied=order["is_copied"])
-    with _claimed(folder):
-        _adopt(folder)
+    experiment = parse_experiment(mapping, where=str(place))
+    problems: list[str] = []
+    with _claimed(place), sending(place) as send:
+        reporter = _Reporter(send, order["metric"], is_copied=order["is_copied"])
         try:
-            result = _run(experiment, manifest, folder, staged, reporter, order["num_samples"])
+            result = _run(experiment, manifest, place, staged, reporter, order["num_samples"])
+        except StorageError:  # may be over by the time of Tune's retry
+            raise
         except RaypixelError as error:  # would only happen again: not left to Tune's retries
-            tune.report({"problems": list(error.problems)})
-            return
+            problems += error.problems
+    if problems:
+        tune.report({"problems": problems})
+        return
     # no epoch: population based training would restart a trial that is over
     last = {} if reporter.is_copied else reporter.last
     tune.report({**last, "result": result})
@@ -82,7 +91,7 @@ def run_trial(
 def _run(
     config: ExperimentConfig,
     manifest: Manifest,
-    folder: Path,
+    place: Location,
     staged: dict[str, Any],
     reporter: "_Reporter",
     num_samples: int,
@@ -98,9 +107,25 @@ def _run(
     splits = datasets.open_staged(staged, data, manifest)
     if config.scaling.num_workers == 1:
         worker = Worker(device=device)
-        run_worker(config, manifest, splits, folder, worker=worker, send=reporter)
+        with writing(place, reporter.warn) as desk:
+            _adopt(desk)
+            reporter.folder_fn = lambda: desk.folder
+            run_worker(
+                config,
+                manifest,
+                splits,
+                desk.folder,
+                worker=worker,
+                send=reporter,
+                saved=desk.saved,
+            )
+        folder = desk.folder
     else:
-        train_on_ray(config, manifest, folder, reporter, staged)
+        with writing(place, reporter.warn) as desk:
+            _adopt(desk)
+        reporter.folder_fn = lambda: fetch_run(place)
+        train_on_ray(config, manifest, place, reporter, staged)
+        folder = fetch_run(place)
     checkpoint = best_checkpoint(folder)
     test = evaluate_checkpoint(checkpoint, splits["test"], manifest, device=device)
     best = float(checkpoint.state["best"])
@@ -122,13 +147,14 @@ def _run(
 
 
 class _Reporter:
-    """Write each message to the trial's file, and tell Tune of each epoch but the last.
+    """Send each message to the driver, and tell Tune of each epoch but the last.
 
     The last comes with the test likelihood: a scheduler that ends a trial there would leave it without one.
     """
 
-    def __init__(self, folder: Path, metric: str, *, is_copied: bool) -> None:
-        self.folder = folder
+    def __init__(self, send: Callable[[Message], None], metric: str, *, is_copied: bool) -> None:
+        self.send = send
+        self.folder_fn: Callable[[], Path] | None = None
         self.metric = metric
         self.is_copied = is_copied
         self.last: dict[str, Any] = {}
@@ -136,21 +162,24 @@ class _Reporter:
     def __call__(self, message: Message) -> None:
         from ray import tune
 
-        with (self.folder / MESSAGES).open("a") as file:
-            file.write(json.dumps(asdict(message)) + "\n")
+        self.send(message)
         if message.kind != "epoch":
             return
         self.last = {self.metric: message.metrics[self.metric], "epoch": message.epoch}
         if message.step >= message.total_steps:
             return
-        if not self.is_copied:
+        if not self.is_copied or self.folder_fn is None:
             tune.report(self.last)
             return
-        newest = CheckpointStore(self.folder / "checkpoints").last.resolve()
+        newest = CheckpointStore(self.folder_fn() / "checkpoints").last.resolve()
         tune.report(self.last, checkpoint=tune.Checkpoint.from_directory(newest))
 
+    def warn(self, text: str) -> None:
+        """Send a line to be shown."""
+        self.send(Message("warning", text=text))
 
-def _adopt(folder: Path) -> None:
+
+def _adopt(desk: Desk) -> None:
     """Continue from the checkpoint that Tune hands over, if population based training copied one from another trial."""
     from ray import tune
 
@@ -162,9 +191,10 @@ def _adopt(folder: Path) -> None:
         # the best of the trial that it comes from is not among our checkpoints
         state = {**checkpoint.state, "best": None, "best_step": None}
         snapshot = Snapshot(checkpoint.weights(), checkpoint.training_tensors(), state)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        store = CheckpointStore(folder / "checkpoints")
+        shutil.rmtree(desk.folder / "checkpoints", ignore_errors=True)
+        store = CheckpointStore(desk.folder / "checkpoints")
         store.save(snapshot, checkpoint.info, step=int(state["step"]), is_best=True)
+    desk.saved()
 
 
 def _sampling_seconds(checkpoint: Checkpoint, num_samples: int, device: torch.device) -> float:
@@ -176,12 +206,12 @@ def _sampling_seconds(checkpoint: Checkpoint, num_samples: int, device: torch.de
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
+def _claimed(place: Location) -> Iterator[None]:
     """Hold the folder; the actor of a killed sweep may still hold it for some seconds."""
     deadline = time.monotonic() + SECONDS_TO_CLAIM
     while True:
         try:
-            holder = claim(folder)
+            holder = claim(place)
             holder.__enter__()
             break
         except CheckpointError:

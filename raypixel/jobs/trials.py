@@ -13,9 +13,11 @@ from raypixel.checkpoint import Checkpoint
 from raypixel.jobs import record
 from raypixel.jobs.folder import best_checkpoint
 from raypixel.jobs.ledger import Ledger, TrialEntry
+from raypixel.jobs.post import MESSAGES, Inbox
+from raypixel.jobs.remote_run import fetch_run
 from raypixel.jobs.tracking import TrackedRun
-from raypixel.jobs.trial import MESSAGES
 from raypixel.jobs.worker import Message
+from raypixel.storage import Location
 from raypixel.sweeps import Sweep, Trial
 
 MAX_SLUG = 60
@@ -27,12 +29,12 @@ class TrialResult:
 
     Attributes:
         trial: Its configuration.
-        folder: Its run's folder.
+        place: Its run's folder.
         entry: Its likelihoods, its cost, and its error if it failed.
     """
 
     trial: Trial
-    folder: Path
+    place: Location
     entry: TrialEntry
 
     @property
@@ -43,7 +45,7 @@ class TrialResult:
     @property
     def best(self) -> Checkpoint:
         """The checkpoint with the lowest validation likelihood."""
-        return best_checkpoint(self.folder)
+        return best_checkpoint(self.place)
 
     def value(self, metric: str) -> float | None:
         """Return the sweep's metric, None if it failed or was stopped before its first epoch."""
@@ -87,7 +89,7 @@ class Book:
         sweep: Sweep,
         ledger: Ledger,
         watch: TrialWatch,
-        open_run: Callable[[Trial, Path, str], TrackedRun],
+        open_run: Callable[[Trial, Location, str], TrackedRun],
     ) -> None:
         """Make the book.
 
@@ -104,9 +106,14 @@ class Book:
         self.trials: dict[str, Trial] = {}
         self.results: dict[str, TrialResult] = {}
         self._running: dict[str, _Running] = {}
+        self._inbox = Inbox()
+
+    def place(self, label: str) -> Location:
+        """Return the run's folder of a trial of the ledger."""
+        return self.ledger.home / self.ledger.entries[label].run_folder
 
     def folder(self, label: str) -> Path:
-        """Return the folder of a trial of the ledger."""
+        """Return what this machine has of it."""
         return self.ledger.folder / self.ledger.entries[label].run_folder
 
     def restore(self, trials: Mapping[str, Trial]) -> None:
@@ -115,9 +122,9 @@ class Book:
             self.trials[label] = trial
             entry = self.ledger.entries[label]
             if entry.is_over:
-                self.results[label] = TrialResult(trial, self.folder(label), entry)
+                self.results[label] = TrialResult(trial, self.place(label), entry)
 
-    def plan(self, trial: Trial) -> Path:
+    def plan(self, trial: Trial) -> Location:
         """Enter a trial that is about to be started, and return its folder."""
         self.trials[trial.label] = trial
         if trial.label not in self.ledger.entries:
@@ -135,18 +142,17 @@ class Book:
         entry = self.ledger.entries[trial.label]
         entry.status, entry.error, entry.stopped_by = "running", None, None
         self.ledger.write()
-        folder = self.folder(trial.label)
-        (folder / MESSAGES).unlink(missing_ok=True)
-        return folder
+        self._inbox.open(self.place(trial.label), self.folder(trial.label))
+        return self.place(trial.label)
 
     def start(self, label: str) -> None:
         """Open a trial's run; a retry goes on in the same one."""
         if label in self._running:
             return
-        trial, folder = self.trials[label], self.folder(label)
+        trial, place = self.trials[label], self.place(label)
         # the same for a trial that is resumed before its first checkpoint
         key = hashlib.sha256(f"{self.ledger.facts['id']} {label}".encode()).hexdigest()[:32]
-        run = self.open_run(trial, folder, key)
+        run = self.open_run(trial, place, key)
         hours = self.ledger.entries[label].device_hours
         self._running[label] = _Running(trial, run, time.monotonic(), hours)
         self.watch.start(trial)
@@ -160,7 +166,7 @@ class Book:
     def finish(self, label: str, metrics: Mapping[str, float]) -> None:
         """Record a trial that reached its end."""
         entry = self.ledger.entries[label]
-        self._read(label)
+        self._drain(label)
         entry.val_bits_per_dim = metrics["val/bits_per_dim"]
         entry.val_nll_nats = metrics["val/nll_nats"]
         entry.seconds = metrics["seconds"]
@@ -177,7 +183,7 @@ class Book:
         """Record a trial that was stopped before its end; does nothing for one that has ended."""
         if label not in self._running:
             return
-        self._read(label)
+        self._drain(label)
         entry = self.ledger.entries[label]
         entry.status, entry.stopped_by = "stopped", reason
         best = {
@@ -190,7 +196,7 @@ class Book:
         """Record a trial that failed for good."""
         if label not in self._running:  # its process died before it began
             self.start(label)
-        self._read(label)
+        self._drain(label)
         entry = self.ledger.entries[label]
         entry.status, entry.error = "failed", error
         self._end(label, {})
@@ -198,13 +204,19 @@ class Book:
     def close(self) -> None:
         """Mark the runs of trials that have not ended: the sweep was stopped."""
         for label, running in self._running.items():
-            self._read(label)
+            self._drain(label)
             running.run.finish("KILLED")
+        self._inbox.close()
         self.ledger.write()
 
     def running(self) -> list[str]:
         """Return the labels of the trials that run."""
         return list(self._running)
+
+    def _drain(self, label: str) -> None:
+        """Read what a trial that has ended has written, to the end."""
+        self._inbox.shut(self.place(label))
+        self._read(label)
 
     def _read(self, label: str) -> int:
         running = self._running[label]
@@ -236,9 +248,9 @@ class Book:
 
     def _end(self, label: str, metrics: Mapping[str, float]) -> None:
         running = self._running.pop(label)
-        entry, run, folder = self.ledger.entries[label], running.run, self.folder(label)
+        entry, run, place = self.ledger.entries[label], running.run, self.place(label)
         entry.device_hours = self._device_hours(running)
-        result = self.results[label] = TrialResult(running.trial, folder, entry)
+        result = self.results[label] = TrialResult(running.trial, place, entry)
         if metrics:
             run.log(metrics, step=0)
         run.tag("raypixel.status", entry.status)
@@ -247,7 +259,7 @@ class Book:
         if entry.error:
             run.tag("raypixel.error", entry.error)
         else:
-            record.record_files(run, folder)
+            record.record_files(run, fetch_run(place))
         run.finish("FAILED" if entry.error else "KILLED" if entry.stopped_by else "FINISHED")
         self.ledger.write()
         self.watch.finish(result)

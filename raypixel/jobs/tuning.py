@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from raypixel.jobs.ray_train import RAY_FOLDER
 from raypixel.jobs.stall import StallWatch
 from raypixel.jobs.trial import order_of, run_trial
 from raypixel.jobs.trials import Book
+from raypixel.storage import Location, absolute, access, ray_storage, remove
 from raypixel.sweeps import Search, Sweep, Trial
 from raypixel.sweeps.space import Parameter
 
@@ -54,8 +54,8 @@ def tune_trials(
     block = sweep.config.raypixel
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table has what failed
     resources, num_concurrent = trial_resources(sweep)
-    rays = book.ledger.folder / "ray"
-    shutil.rmtree(rays, ignore_errors=True)
+    rays = book.ledger.home / "ray"
+    remove(rays)
     planned = _planned_orders(book, search) if block.scheduler == "pbt" else []
     if planned:  # Tune has no searcher beside population based training
         param_space, source = {"order": tune.grid_search(planned)}, {}
@@ -65,7 +65,9 @@ def tune_trials(
     started = time.monotonic()
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(run_trial, manifest=manifest, staged=staged, planned=planned),
+            tune.with_parameters(
+                run_trial, manifest=manifest, staged=staged, planned=planned, access=access()
+            ),
             resources,
         ),
         param_space=param_space,
@@ -81,7 +83,7 @@ def tune_trials(
         ),
         run_config=tune.RunConfig(
             name="ray",
-            storage_path=str(book.ledger.folder),
+            **ray_storage(book.ledger.home),
             verbose=0,
             callbacks=[_callback(book, planned, StallWatch(book.running, warn))],
             failure_config=tune.FailureConfig(max_failures=block.max_retries),
@@ -94,7 +96,7 @@ def tune_trials(
         for label in book.running():
             book.stop(label, "time_budget_s")
         return True
-    shutil.rmtree(rays, ignore_errors=True)
+    remove(rays)
     return not book.running() and (search.is_over or target_is_reached(book))
 
 
@@ -223,15 +225,15 @@ def _searcher(book: Book, search: Search) -> Any:
     return Bridge()
 
 
-def _order(sweep: Sweep, trial: Trial, folder: Path) -> dict[str, Any]:
+def _order(sweep: Sweep, trial: Trial, place: Location) -> dict[str, Any]:
     is_copied = sweep.config.raypixel.scheduler == "pbt"
     # a trial's process has another working folder
-    root = {"data.root": str(trial.config.data.root.resolve())}
+    root = {"data.root": str(absolute(trial.config.data.root))}
     experiment = override(trial.config.to_mapping(), root)
     mutable = trial.parameters if is_copied else {}
     return {
         "label": trial.label,
-        "folder": str(folder),
+        "folder": str(place),
         "experiment": json.dumps(experiment),
         "parameters": {
             name: value
@@ -279,12 +281,12 @@ def _callback(book: Book, planned: list[dict[str, Any]], stall: StallWatch) -> A
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             label = order_of(trial.trial_id, trial.config, planned)["label"]
             book.stop(label, reason)
-            reaper.add(book.folder(label) / RAY_FOLDER)
+            reaper.add(book.place(label) / RAY_FOLDER)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             label = order_of(trial.trial_id, trial.config, planned)["label"]
             book.fail(label, _reason(trial))
-            reaper.add(book.folder(label) / RAY_FOLDER)
+            reaper.add(book.place(label) / RAY_FOLDER)
 
     return Callback()
 

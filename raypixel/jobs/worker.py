@@ -31,6 +31,7 @@ from raypixel.evaluation import evaluate
 from raypixel.experiment import ExperimentConfig, build_experiment_model, parse_experiment
 from raypixel.jobs.folder import MetricsFile
 from raypixel.jobs.notice import Notice
+from raypixel.storage import exists
 from raypixel.training import Report, train
 from raypixel.units import Likelihood
 
@@ -79,7 +80,7 @@ def ensure_prepared(config: DataConfig, *, progress: Callable[[int, int], None] 
         return load_manifest(config.root, config.name)
     except DataError:
         reachable = {entry.name for entry in catalog() if not entry.needs_source}
-        if config.name not in reachable or (config.root / config.name).exists():
+        if config.name not in reachable or exists(config.root / config.name):
             raise
         return prepare(config.name, root=config.root, progress=progress)
 
@@ -92,6 +93,7 @@ def run_worker(
     *,
     worker: Worker,
     send: Callable[[Message], None],
+    saved: Callable[[], None] | None = None,
     notice: Notice | None = None,
 ) -> dict[str, float]:
     """Train, from the newest complete checkpoint in the folder if there is one.
@@ -103,6 +105,7 @@ def run_worker(
         folder: The run's folder, the same on every worker.
         worker: Rank, number of workers and device.
         send: Called on rank 0.
+        saved: Called on rank 0 after something was written into the folder.
         notice: Tells when to save at once, because the worker is about to end.
 
     Returns:
@@ -142,7 +145,7 @@ def run_worker(
 
     scribe = None
     if worker.rank == 0:
-        scribe = _Scribe(store, model_info(config, model), folder, send, resume, notice)
+        scribe = _Scribe(store, model_info(config, model), folder, send, resume, notice, saved)
     with closing(batches):
         train(
             model,
@@ -181,7 +184,7 @@ def evaluate_checkpoint(
         batch_size: Images at a time; the training's `eval_batch_size` by default.
         progress: Told of increments.
     """
-    config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.path))
+    config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.where))
     size = batch_size or config.training.eval_batch_size
     batches = open_eval_batches(split, config.data, manifest, batch_size=size)
     return evaluate(checkpoint.load_model(device), batches, device=device, progress=progress)
@@ -221,6 +224,7 @@ class _Scribe:
         send: Callable[[Message], None],
         resume: Checkpoint | None,
         notice: Notice | None,
+        saved: Callable[[], None] | None,
     ) -> None:
         self.store = store
         self.info = info
@@ -228,6 +232,7 @@ class _Scribe:
         self.send = send
         self.notice = notice
         self.has_told = False
+        self.saved = saved
         self.metrics: dict[str, float] = {}
         self.sent_at = time.monotonic()
         self.images = 0.0
@@ -243,6 +248,9 @@ class _Scribe:
         if report.snapshot is not None:
             is_best = report.is_best
             self.store.save(report.snapshot, self.info, step=position.step, is_best=is_best)
+        if self.saved and (report.snapshot is not None or report.kind == "epoch"):
+            self.saved()
+        if report.snapshot is not None:
             self._note_saved(report)
         if report.kind == "step":
             self._step(report)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raypixel import storage
 from raypixel.errors import RaypixelError
 from raypixel.jobs.folder import best_checkpoint
 from raypixel.jobs.ledger import Ledger, read_ledger
 from raypixel.jobs.record import draw_samples
+from raypixel.jobs.remote_run import fetch_sweep
 from raypixel.reporting.contents import (
     Table,
     curves,
@@ -21,6 +23,7 @@ from raypixel.reporting.contents import (
     two_way,
 )
 from raypixel.reporting.plots import curves_png, importance_png
+from raypixel.storage import Location, Remote
 
 MAX_SAMPLED = 3
 
@@ -49,25 +52,31 @@ class Report:
 
 
 def write_report(
-    folder: Path, out: Path, *, say: Callable[[str], None] | None = None
-) -> tuple[Path, Path]:
+    place: Location, out: Path | None = None, *, say: Callable[[str], None] | None = None
+) -> tuple[Location, Location]:
     """Write report.md, its pictures and report.html of a sweep, which may still be running.
 
     Args:
-        folder: The sweep's folder.
-        out: Folder of the report; made if need be.
+        place: The sweep's folder.
+        out: Folder of the report, made if need be; None for report/ in the sweep's folder.
         say: Shows a line about long work.
 
     Returns:
         The Markdown file and the HTML file.
 
     Raises:
+        StorageError: Storage does not answer or refuses.
         RaypixelError: The folder is no sweep's, or its file is damaged, or the report cannot be written.
     """
-    ledger = read_ledger(folder)
+    folder = fetch_sweep(place)
+    with storage.named(folder, place):
+        ledger = read_ledger(folder)
+    ledger.home = place
     if not ledger.entries:
-        raise RaypixelError(f"{folder}: must have at least one trial, none has started")
+        raise RaypixelError(f"{place}: must have at least one trial, none has started")
     report = _gather(ledger)
+    where: Location = out or place / "report"
+    out = out or folder / "report"
     try:
         out.mkdir(parents=True, exist_ok=True)
         _add_samples(report, ledger, out, say)
@@ -78,19 +87,22 @@ def write_report(
         html.write_text(_render("report.html.j2", report), encoding="utf-8")
     except OSError as error:
         raise RaypixelError(f"{out}: cannot be written: {error.strerror}") from None
-    return markdown, html
+    if isinstance(where, Remote):
+        for path in sorted(out.iterdir()):
+            storage.upload(path, where / path.name)
+    return where / markdown.name, where / html.name
 
 
 def _gather(ledger: Ledger) -> Report:
     facts = ledger.facts
     tables = [ranking(ledger), two_way(ledger), failures(ledger)]
-    command = facts.get("command") or f"raypixel sweep {ledger.folder / 'sweep.yaml'}"
+    command = facts.get("command") or f"raypixel sweep {ledger.home / 'sweep.yaml'}"
     report = Report(
         title=str(facts["name"]),
         description=str(facts["description"]),
         lines=summary(ledger),
         tables=[table for table in tables if table],
-        commands=[command, f"raypixel report {ledger.folder}"],
+        commands=[command, f"raypixel report {ledger.home}"],
     )
     order = [entry.name for group in ranked(ledger) for entry in group.entries]
     lines, shares = curves(ledger), importance(ledger)
@@ -113,7 +125,7 @@ def _add_samples(
         if say:
             say(f"samples of {entry.name}")
         try:
-            problem = draw_samples(best_checkpoint(ledger.folder / entry.run_folder), out / name)
+            problem = draw_samples(best_checkpoint(ledger.home / entry.run_folder), out / name)
         except RaypixelError as error:
             problem = str(error)
         if problem:

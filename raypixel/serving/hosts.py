@@ -174,7 +174,7 @@ class Hosts:
 
     def _resolve(self, source: str) -> Checkpoint:
         if not source.startswith("models:/"):
-            return resolve_checkpoint(Path(source))
+            return resolve_checkpoint(source)
         if self._fetch is None:
             raise ServingError(f"model must be a checkpoint's path, got {source!r}")
         return resolve_checkpoint(self._fetch(source))

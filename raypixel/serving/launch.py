@@ -104,14 +104,14 @@ def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> 
         return
     for source in launch.settings.models.values():
         if not source.startswith("models:/"):
-            resolve_checkpoint(Path(source))
+            resolve_checkpoint(source)
     _check_port(launch.host, launch.port)
 
 
 def absolute(settings: Settings) -> Settings:
     """Return settings whose paths do not depend on the working folder: replicas have another one."""
     models = {
-        name: source if source.startswith("models:/") else str(Path(source).absolute())
+        name: source if source.startswith(("models:/", "s3:/")) else str(Path(source).absolute())
         for name, source in settings.models.items()
     }
     file = settings.api_keys_file

@@ -1,0 +1,200 @@
+"""Objects of storage as a whole: read, put, copied from and to files, listed, deleted."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from raypixel.errors import StorageError
+from raypixel.storage.connection import connect, problem
+from raypixel.storage.places import Location, Remote
+
+_CHUNK = 8 << 20
+_ATTEMPTS = 10
+
+
+def read_bytes(remote: Location) -> bytes | None:
+    """Return the content of an object or file, None if there is none.
+
+    Raises:
+        StorageError: Storage does not answer or refuses.
+    """
+    if isinstance(remote, Path):
+        return remote.read_bytes() if remote.is_file() else None
+    content = b""
+    try:
+        for _ in range(_ATTEMPTS):
+            with connect(remote.bucket).open_input_stream(remote.key) as stream:
+                content = bytes(stream.read())
+            if _is_whole(remote, len(content)):
+                break
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _problem(remote, error) from None
+    return content
+
+
+def _is_whole(remote: Remote, num_bytes: int) -> bool:
+    """Return whether that is all: pyarrow asks for the size first, and a longer object may have come before it reads."""
+    info = connect(remote.bucket).get_file_info(remote.key)
+    return not info.is_file or bool(info.size == num_bytes)
+
+
+def write_bytes(remote: Location, content: bytes) -> None:
+    """Write an object or file; of an object readers see the old or the new one, nothing between.
+
+    Raises:
+        StorageError: Storage does not answer or refuses.
+    """
+    if isinstance(remote, Path):
+        remote.write_bytes(content)
+        return
+    try:
+        with connect(remote.bucket).open_output_stream(remote.key) as stream:
+            stream.write(content)
+    except OSError as error:
+        raise _problem(remote, error) from None
+
+
+def fetch(remote: Remote, path: Path) -> bool:
+    """Copy an object into a file, which appears complete or not at all; return False if there is no object.
+
+    Raises:
+        StorageError: Storage does not answer or refuses.
+        OSError: The file cannot be written.
+    """
+    try:
+        stream = connect(remote.bucket).open_input_stream(remote.key)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _problem(remote, error) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with stream, temporary.open("wb") as file:
+            while chunk := _read_chunk(remote, stream):
+                file.write(chunk)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def upload(path: Path, remote: Remote) -> None:
+    """Copy a file into an object, which appears complete or not at all.
+
+    Raises:
+        StorageError: Storage does not answer or refuses.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            with connect(remote.bucket).open_output_stream(remote.key) as stream:
+                while chunk := file.read(_CHUNK):
+                    stream.write(chunk)
+        except OSError as error:
+            raise _problem(remote, error) from None
+
+
+def check_bucket(remote: Remote) -> None:
+    """Say so if it is the whole bucket that is missing.
+
+    Raises:
+        StorageError: There is no such bucket.
+    """
+    from pyarrow import fs
+
+    try:
+        info = connect(remote.bucket).get_file_info(remote.bucket)
+    except OSError as error:
+        raise _problem(remote, error) from None
+    if info.type == fs.FileType.NotFound:
+        raise StorageError(f"{remote}: bucket {remote.bucket!r} must exist, there is none")
+
+
+def list_files(remote: Remote) -> dict[str, int]:
+    """Return the size of every object below a place, by its name from there.
+
+    Raises:
+        StorageError: The bucket is not there; storage does not answer or refuses.
+    """
+    from pyarrow import fs
+
+    selector = fs.FileSelector(remote.key, recursive=True, allow_not_found=True)
+    try:
+        found = connect(remote.bucket).get_file_info(selector)
+    except OSError as error:
+        raise _problem(remote, error) from None
+    if not found:
+        check_bucket(remote)
+    start = len(remote.key) + 1
+    return {info.path[start:]: info.size for info in found if info.is_file}
+
+
+def exists(place: Location) -> bool:
+    """Return whether there is a file or folder, or any object below a place."""
+    return place.exists() if isinstance(place, Path) else bool(list_files(place))
+
+
+def modified(remote: Remote) -> datetime | None:
+    """Return when an object was put, None if there is none."""
+    try:
+        info = connect(remote.bucket).get_file_info(remote.key)
+    except OSError as error:
+        raise _problem(remote, error) from None
+    return info.mtime if info.is_file else None
+
+
+def delete(remotes: Iterable[Location]) -> None:
+    """Delete objects or files; one that is gone is no error."""
+    for remote in remotes:
+        if isinstance(remote, Path):
+            remote.unlink(missing_ok=True)
+            continue
+        try:
+            connect(remote.bucket).delete_file(remote.key)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _problem(remote, error) from None
+
+
+def delete_folder(remote: Remote) -> None:
+    """Delete all objects below a place, which is no bucket."""
+    assert len(remote.parts) > 2
+    try:
+        connect(remote.bucket).delete_dir(remote.key)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _problem(remote, error) from None
+
+
+def remove(place: Location) -> None:
+    """Delete a folder with what is in it, if it is there."""
+    if isinstance(place, Path):
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        delete_folder(place)
+
+
+def ray_storage(place: Location) -> dict[str, Any]:
+    """Return how Ray's run configurations name a place, as keyword arguments."""
+    if isinstance(place, Path):
+        return {"storage_path": str(place)}
+    return {"storage_path": place.key, "storage_filesystem": connect(place.bucket)}
+
+
+def _read_chunk(remote: Remote, stream: Any) -> bytes:
+    try:
+        return bytes(stream.read(_CHUNK))
+    except OSError as error:
+        raise _problem(remote, error) from None
+
+
+def _problem(remote: Remote, error: OSError) -> StorageError:
+    return problem(str(remote), remote.bucket, error)

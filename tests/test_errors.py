@@ -7,12 +7,15 @@ from raypixel.errors import (
     ConfigError,
     DataError,
     RaypixelError,
+    StorageError,
     TrainingError,
     did_you_mean,
 )
 
 
-@pytest.mark.parametrize("kind", [ConfigError, DataError, CheckpointError, TrainingError])
+@pytest.mark.parametrize(
+    "kind", [ConfigError, DataError, CheckpointError, StorageError, TrainingError]
+)
 def test_every_error_is_one_that_the_command_line_prints(kind):
     with pytest.raises(RaypixelError, match=r"^x must be odd, got 4$"):
         raise kind("x must be odd, got 4")

@@ -55,11 +55,16 @@ def batch_nll_nats(
     """Return nats per image of a batch, (n,), float64, on the device; class labels go to models that want them."""
     pixel_model = cast(PixelModel, getattr(model, "module", model))  # inside DDP
     labels = batch.class_labels if pixel_model.num_classes else None
-    x = batch.x.to(device, non_blocking=True)
-    labels = None if labels is None else labels.to(device, non_blocking=True)
+    x = _move(batch.x, device)
+    labels = None if labels is None else _move(labels, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         params = model(x, labels)
     return nll_nats(pixel_model.likelihood, params, x)
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device, to a GPU through pinned memory: from other memory the host would wait for it."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 @torch.no_grad()

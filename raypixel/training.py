@@ -154,7 +154,11 @@ class _Loop:
         if resume is not None:
             self._restore(resume)
         self.network: nn.Module = (
-            DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+            DistributedDataParallel(
+                self.model,
+                device_ids=[device] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
             if self.world_size > 1
             else self.model
         )

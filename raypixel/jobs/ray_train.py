@@ -131,11 +131,10 @@ def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
     if arguments["num_threads"] is not None:
         torch.set_num_threads(arguments["num_threads"])
     config = arguments["config"]
-    worker = Worker(
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-    )
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":  # else each worker's first allocation also takes memory of GPU 0
+        torch.cuda.set_device(device)
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     arguments["access"].use()
     place = arguments["place"]
     if worker.rank == 0:

@@ -25,6 +25,7 @@ from raypixel.data.loader import Batch
 from raypixel.errors import TrainingError
 from raypixel.evaluation import batch_nll_nats
 from raypixel.models.registry import PixelModel
+from raypixel.nn.lstm import DiagonalRecurrence, RowRecurrence
 from raypixel.optimization import TrainingConfig, learning_rate_at, make_optimizer
 from raypixel.units import Likelihood, bits_per_dim
 
@@ -162,6 +163,8 @@ class _Loop:
             if self.world_size > 1
             else self.model
         )
+        if config.compile:
+            self.network = _compiled(self.network)
 
     def run(
         self,
@@ -330,6 +333,19 @@ def _warmed_ema(decay: float) -> Callable[[Any, Any, Any], None]:
         get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, currents, count)
 
     return update
+
+
+def _compiled(network: nn.Module) -> nn.Module:
+    """Wrap a network so that its calls are compiled; the model within, which is saved and validated, keeps its names.
+
+    Each batch size has a graph of its own, whichever came first: a resumed training computes what an undisturbed one does.
+    Recurrences have kernels of their own, which the compiler would trace into.
+    """
+    torch.compiler.reset()  # graphs of earlier trials in this process count towards a limit
+    for module in network.modules():
+        if isinstance(module, RowRecurrence | DiagonalRecurrence):
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
+    return cast(nn.Module, torch.compile(network, dynamic=False))
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

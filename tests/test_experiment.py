@@ -237,6 +237,7 @@ def test_how_long_and_where_are_not_relevant(overrides):
         {"training.learning_rate": 1e-3},
         {"training.seed": 1},
         {"training.precision": "bf16"},
+        {"training.compile": True},
         {"training.batch_size": 33},
     ],
 )

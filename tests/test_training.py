@@ -1,6 +1,7 @@
 """The loop: what it trains is a function of its config, however it is cut into parts or spread over workers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,26 @@ def test_several_workers_train_what_one_does(tiny, tmp_path, world_size):
         assert their_metrics["val/num_images"] == 49
         for name, weight in model.state_dict().items():
             torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
+def test_compiled_training_is_the_uncompiled_one_but_for_rounding(tiny, tmp_path):
+    """Same losses, and checkpoints that either continues; the EMA weights are saved and validated under the same names."""
+    options = {"training__optimizer": "adam", "training__ema_decay": 0.9}
+    options |= {"training__num_epochs": 3, "training__checkpoint_every_minutes": 1e-9}
+    configs = {use: tiny(training__compile=use, **options) for use in (False, True)}
+    losses, metrics, model = run(configs[False], tmp_path / "whole")
+    for first in (True, False):
+        folder = tmp_path / str(first)
+        with pytest.raises(Stop):
+            run(configs[first], folder, stop_at=6)
+        rest, their_metrics, resumed = run(configs[not first], folder, resume=folder / "last")
+        assert rest == pytest.approx(losses[5:], rel=1e-4)
+        assert their_metrics == pytest.approx(metrics, rel=1e-4)
+        for name, weight in model.state_dict().items():
+            torch.testing.assert_close(resumed.state_dict()[name], weight, rtol=1e-2, atol=1e-4)
 
 
 def test_loss_that_is_not_finite_stops_the_training(tiny, tmp_path):

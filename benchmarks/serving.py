@@ -1,8 +1,11 @@
 """Serving: what the engine and the service cost beside the sampler itself.
 
     python benchmarks/serving.py engine       throughput at saturation, and a small request's wait among large ones
+    python benchmarks/serving.py saturation   throughput over HTTP
+    python benchmarks/serving.py poisson      latency under Poisson arrivals beside static batching
+    python benchmarks/serving.py soak         many clients, some of which leave or send nonsense, for minutes
 
-Each subcommand is a function of this file that adds its own options. The model is the recipe's with random weights: speed
+Each subcommand is a function that adds its own options. The model is the recipe's with random weights: speed
 does not depend on them. Competitors take turns, and medians are printed.
 """
 
@@ -13,22 +16,14 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.common import median, timed
-from raypixel.experiment import load_experiment
-from raypixel.models import build_model
+from benchmarks.serving_load import add_load, model_of
+from benchmarks.serving_soak import add_soak
 from raypixel.sampling import Image, image_seeds, sample
 from raypixel.serving.engine import Engine
-
-
-def model_of(recipe: str) -> nn.Module:
-    """Build a recipe's model for black and white MNIST pictures, untrained."""
-    torch.manual_seed(0)
-    config = load_experiment(recipe, {}).model
-    return build_model(config, image_shape=(1, 28, 28), num_levels=2).eval()
 
 
 async def engine_seconds(
@@ -113,6 +108,8 @@ def main() -> None:
     )
     commands = parser.add_subparsers(required=True)
     add_engine(commands)
+    add_load(commands)
+    add_soak(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

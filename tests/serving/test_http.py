@@ -371,6 +371,18 @@ def test_a_client_that_goes_frees_its_slots(slow, stream):
     wait_until(lambda: busy(slow) == (0, 0), seconds=1.0)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("samples", {"n": 9}), ("samples", {"n": 9, "stream": True}),
+     ("completions", {"images": [GRAY] * 3, "n": 3}), ("scores", {"images": [GRAY] * 9})],
+)  # fmt: skip
+def test_a_request_that_no_queue_can_hold_gets_a_sentence(slow, path, body):
+    with slow.client() as client:
+        response = post(client, path, body)
+    assert response.status_code == 422
+    assert "must be at most 8, got 9" in detail(response)
+
+
 def test_a_full_queue_says_when_to_come_back(slow):
     connections = [start_request(slow, {"n": 8}), start_request(slow, {"n": 2})]
     try:

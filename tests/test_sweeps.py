@@ -228,7 +228,7 @@ def test_options_that_two_trials_must_not_differ_in_are_refused(tmp_path):
         ({}, "must have either `value`, or `values`, or `min` and `max`"),
         ({"value": 1, "values": [1]}, "must have either `value`, or `values`, or `min` and `max`"),
         ({"min": 1}, "must have either `value`, or `values`, or `min` and `max`"),
-        ({"values": []}, "values .*at least 1 item"),
+        ({"values": []}, "values .*at least 1"),
         ({"values": [1, 2, 1]}, r"values must differ, got \[1, 2, 1\]"),
         ({"vals": [1]}, "vals is not a known key"),
         ({"min": 1, "max": 2}, "must have `values` under method grid, got a range"),

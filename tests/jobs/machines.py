@@ -33,9 +33,7 @@ class Machines:
 
     def stop(self) -> None:
         """End the cluster."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
+        self._process.communicate(timeout=60)
 
     def _ask(self, line: str) -> str:
         assert self._process.stdin is not None

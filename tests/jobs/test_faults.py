@@ -193,3 +193,51 @@ def test_training_outlives_killed_workers_machines_and_driver_and_a_preemption(
 
 def weights(folder: Path) -> bytes:
     return (folder / "checkpoints" / "last" / "model.safetensors").read_bytes()
+
+
+def test_workers_are_added_and_lost_while_the_global_batch_and_its_order_stay(
+    tiny, digits, tmp_path, private_mlflow, machines, one_thread
+):
+    """[1, 2] workers: one machine, then two, then one again; 33 images in the last batch are shared unevenly."""
+    changes = {
+        "training__schedule": "constant",
+        "training__checkpoint_every_minutes": 60.0,
+        "data__max_train_images": 321,
+        "data__max_eval_images": 49,
+    }
+    elastic = {"num_workers": [1, 2], "resize_seconds": 2.0, "cpus_per_worker": 1.0}
+    scaling = {f"scaling__{key}": value for key, value in elastic.items()}
+    driver = Driver(tiny(training__num_epochs=ENDLESS, **changes, **scaling), tmp_path, machines)
+    first = machines.add()
+    driver.start()
+    driver.train_on()
+    second = ""
+
+    def add_machine() -> None:
+        nonlocal second
+        second = machines.add()
+
+    step, workers = driver.continued_after(add_machine)
+    LOG.info("machine added: went on at %d with 2 workers", step)
+    assert workers == 2
+    # the checkpoints of epochs are 6 steps apart: this one was asked for
+    assert f"a worker is to end: saved at step {step:,}" in driver.log.read_text()
+    driver.train_on()
+    saved = driver.saved_step()
+    step, workers = driver.continued_after(lambda: machines.kill(second))
+    LOG.info("machine killed: saved at %d, went on at %d with 1 worker", saved, step)
+    assert workers == 1
+    assert step >= saved
+    driver.train_on()
+    assert driver.process is not None
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.process.wait(timeout=60) == 130
+    machines.kill(first)
+
+    ours = driver.lines()
+    whole = tiny(training__num_epochs=len(ours), **changes)
+    train(whole, digits, tmp_path / "whole", on_message=lambda message: None)
+    driver.folder = tmp_path / "whole"
+    for one, other in zip(ours, driver.lines(), strict=True):
+        assert one == pytest.approx(other, rel=2e-3)
+        assert one["val/num_images"] == 49

@@ -73,7 +73,9 @@ def wait_for(condition, *, seconds: float = 120.0) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "num_workers"), [(signal.SIGKILL, 0), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("how", "num_workers"), [(signal.SIGKILL, 0), (signal.SIGINT, 0), (signal.SIGINT, 1)]
+)
 def test_training_that_is_interrupted_and_resumed_ends_like_an_undisturbed_one(
     tiny, digits, tmp_path, private_mlflow, how, num_workers
 ):

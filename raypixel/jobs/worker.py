@@ -262,7 +262,7 @@ class _Scribe:
         if self.notice is None:
             return
         self.notice.note_saved()
-        if report.kind == "checkpoint" and self.notice.was_given.is_set() and not self.has_told:
+        if self.notice.was_given.is_set() and not self.has_told:
             self.has_told = True
             step = report.position.step
             self.send(Message("warning", text=f"a worker is to end: saved at step {step:,}"))

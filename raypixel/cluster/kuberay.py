@@ -1,7 +1,8 @@
 """KubeRay's manifests, `ray.io/v1`: the fields that are Ray's are known by name, those of Kubernetes stay open.
 
-From the types of KubeRay 1.7. The operator silently drops a field that it does not know, so a typo there costs a
-night of GPUs; here it is refused.
+Written after the documented fields of KubeRay 1.7, not generated from its CRDs: a rare field that is missing here is refused
+too, and belongs in this file. The operator may drop a field that it does not know without a word, so a typo there costs a
+night of GPUs.
 """
 
 from typing import Any, Literal

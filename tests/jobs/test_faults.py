@@ -125,7 +125,7 @@ class Driver:
         found = re.findall(r"continues at step ([\d,]+) with (\d+) worker", self.log.read_text())
         return [(int(step.replace(",", "")), int(workers)) for step, workers in found]
 
-    def continued_after(self, disturb: Callable[[], None]) -> tuple[int, int]:
+    def continued_after(self, disturb: Callable[[], object]) -> tuple[int, int]:
         """Disturb, wait until the training goes on, and return the step and the number of workers."""
         before = len(self.continuations())
         disturb()
@@ -214,10 +214,10 @@ def weights(folder: Path) -> bytes:
     return (folder / "checkpoints" / "last" / "model.safetensors").read_bytes()
 
 
-def test_workers_are_added_and_lost_while_the_global_batch_and_its_order_stay(
+def test_workers_are_added_while_the_global_batch_and_its_order_stay(
     tiny, digits, tmp_path, private_mlflow, machines, drive, one_thread
 ):
-    """[1, 2] workers: one machine, then two, then one again; of the one image in the last batch one worker has none."""
+    """[1, 2] workers: one machine, then two; of the one image in the last batch one worker has none."""
     changes = {
         "training__batch_size": 4,  # an epoch of 81 steps takes seconds, so that notice comes amid one
         "training__schedule": "constant",
@@ -228,32 +228,19 @@ def test_workers_are_added_and_lost_while_the_global_batch_and_its_order_stay(
     elastic = {"num_workers": [1, 2], "resize_seconds": 2.0, "cpus_per_worker": 1.0}
     scaling = {f"scaling__{key}": value for key, value in elastic.items()}
     driver = drive(tiny(training__num_epochs=ENDLESS, **changes, **scaling))
-    first = machines.add()
+    machines.add()
     driver.start()
     driver.train_on()
-    second = ""
-
-    def add_machine() -> None:
-        nonlocal second
-        second = machines.add()
-
-    step, workers = driver.continued_after(add_machine)
+    step, workers = driver.continued_after(machines.add)
     LOG.info("machine added: went on at %d with 2 workers", step)
     assert workers == 2
     told = re.search(r"a worker is to end: saved at step ([\d,]+)", driver.log.read_text())
     assert told
     assert step >= int(told[1].replace(",", ""))
     driver.train_on()
-    saved = driver.saved_step()
-    step, workers = driver.continued_after(lambda: machines.kill(second))
-    LOG.info("machine killed: saved at %d, went on at %d with 1 worker", saved, step)
-    assert workers == 1
-    assert step >= saved
-    driver.train_on()
     assert driver.process is not None
     driver.process.send_signal(signal.SIGINT)
     assert driver.process.wait(timeout=60) == 130
-    machines.kill(first)
 
     ours = driver.lines()
     whole = tiny(training__num_epochs=len(ours), **changes)

@@ -10,27 +10,23 @@ METRIC = "remaining_sub_pixels"
 
 
 class RemainingSubPixels:
-    """A policy for `autoscaling_config.policy.policy_function`."""
+    """A policy for `autoscaling_config.policy.policy_function`.
 
-    def __init__(
-        self,
-        sub_pixels_per_replica: float = 200_000.0,
-        upscale_delay_s: float = 10.0,
-        downscale_delay_s: float = 300.0,
-    ) -> None:
-        """Set the target and how long it must be missed before something is done.
+    It has no delays of its own: Ray wraps it in `upscale_delay_s` and `downscale_delay_s` of the `autoscaling_config`, which
+    count how long the answer stays the same.
+    """
+
+    def __init__(self, sub_pixels_per_replica: float = 200_000.0) -> None:
+        """Set the target.
 
         Args:
             sub_pixels_per_replica: What a replica should have left to write, about its speed times the seconds that a
                 request may wait.
-            upscale_delay_s: How long more must be wanted before replicas are started.
-            downscale_delay_s: How long fewer must be wanted before replicas are ended.
         """
         self.sub_pixels_per_replica = sub_pixels_per_replica
-        self.delays = {1: upscale_delay_s, -1: downscale_delay_s}
 
     def __call__(self, ctx: Any) -> tuple[int, dict[str, Any]]:
-        """Return the number of replicas wanted, and what to remember.
+        """Return the number of replicas wanted, and nothing to remember.
 
         Args:
             ctx: Ray Serve's `AutoscalingContext`.
@@ -40,14 +36,4 @@ class RemainingSubPixels:
         if not wanted and ctx.total_num_requests:
             wanted = 1
         low, high = ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas
-        wanted = max(low, min(high, wanted))
-        now, target = ctx.current_time or 0.0, ctx.target_num_replicas
-        direction = (wanted > target) - (wanted < target)
-        state = dict(ctx.policy_state or {})
-        if not direction:
-            return target, {}
-        if state.get("direction") != direction:
-            state = {"direction": direction, "since": now}
-        if target and now - state["since"] < self.delays[direction]:
-            return target, state
-        return wanted, {}
+        return max(low, min(high, wanted)), {}

@@ -30,11 +30,19 @@ def data_root() -> Path:
     return Path(tempfile.gettempdir()) / "raypixel-benchmarks"
 
 
-def matmul_rate(dtype: torch.dtype, *, size: int = 2048, rounds: int = 7) -> float:
+def matmul_rate(
+    dtype: torch.dtype, *, size: int = 2048, rounds: int = 7, device: str = "cpu"
+) -> float:
     """Return the machine's matrix-multiply rate, FLOP/s: the best of some rounds."""
-    a = torch.randn(size, size, dtype=dtype)
-    b = torch.randn(size, size, dtype=dtype)
-    seconds = min(timed(lambda: a @ b) for _ in range(rounds))
+    a = torch.randn(size, size, dtype=dtype, device=device)
+    b = torch.randn(size, size, dtype=dtype, device=device)
+
+    def multiply() -> None:
+        _ = a @ b
+        if a.is_cuda:
+            torch.cuda.synchronize()
+
+    seconds = min(timed(multiply) for _ in range(rounds))
     return 2 * size**3 / seconds
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/sampling.py                    the table
     python benchmarks/sampling.py --figure out.png   also time against the number of pixels, 8x8 to 64x64
+    python benchmarks/sampling.py --device cuda      the table on a GPU: recorded steps (a CUDA graph) beside single ones
 
 The oracle's time is that of one full forward pass of the same batch (median of several), times the number of sub-pixels: it
 does exactly that, and running it to the end would take hours. `--whole` runs it to the end once, for one image of the
@@ -40,22 +41,38 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, int, int], int, tuple[int, ...
         {**PIXELCNN, "hidden_size": 128, "output_size": 1024}, CIFAR, 256, (1, 16),
     ),
 }  # fmt: skip
-BACKENDS: tuple[Backend, ...] = ("fused", "torch")
+BACKENDS: dict[str, tuple[Backend, Backend]] = {
+    "cpu": ("fused", "torch"),
+    "cuda": ("recorded", "torch"),
+}
 
 
-def make(options: dict[str, Any], image_shape: tuple[int, int, int], num_levels: int) -> nn.Module:
+def make(
+    options: dict[str, Any],
+    image_shape: tuple[int, int, int],
+    num_levels: int,
+    device: str = "cpu",
+) -> nn.Module:
     """Build an untrained model in evaluation mode."""
     torch.manual_seed(0)
     config = validate_model_config(options)
-    return build_model(config, image_shape=image_shape, num_levels=num_levels).eval()
+    model = build_model(config, image_shape=image_shape, num_levels=num_levels)
+    return model.to(device).eval()
 
 
 @torch.no_grad()
 def oracle_seconds(model: nn.Module, image_shape: tuple[int, int, int], count: int) -> float:
     """Return one forward pass's time for each sub-pixel."""
-    x = torch.zeros(count, *image_shape, dtype=torch.uint8)
-    model(x)
-    return median([timed(lambda: model(x)) for _ in range(3)]) * x[0].numel()
+    device = next(model.parameters()).device
+    x = torch.zeros(count, *image_shape, dtype=torch.uint8, device=device)
+
+    def forward() -> None:
+        model(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    forward()
+    return median([timed(forward) for _ in range(3)]) * x[0].numel()
 
 
 def cached_seconds(model: nn.Module, count: int, backend: Backend | None, *, rounds: int) -> float:
@@ -76,24 +93,26 @@ def floor_seconds(model: nn.Module, rate: float) -> float:
     return 2 * products / rate
 
 
-def table(rounds: int) -> None:
+def table(rounds: int, device: str) -> None:
     """Print seconds and ratios."""
-    rate = matmul_rate(torch.float32)
-    print(f"{torch.get_num_threads()} threads, matrix products {rate / 1e9:.0f} GFLOP/s")
-    print(
-        f"{'model':26} {'n':>3} {'oracle':>9} {'fused':>8} {'torch':>8} {'ratio':>6} {'of floor':>8}"
+    rate = matmul_rate(torch.float32, device=device)
+    fast, plain = BACKENDS[device]
+    where = (
+        torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     )
+    print(f"{where}, matrix products {rate / 1e9:.0f} GFLOP/s")
+    print(f"{'model':26} {'n':>3} {'oracle':>9} {fast:>9} {plain:>9} {'ratio':>6} {'of floor':>8}")
     for name, (options, image_shape, num_levels, counts) in CASES.items():
-        model = make(options, image_shape, num_levels)
+        model = make(options, image_shape, num_levels, device)
         for count in counts:
             oracle = oracle_seconds(model, image_shape, count)
-            fused, plain = (
-                cached_seconds(model, count, backend, rounds=rounds) for backend in BACKENDS
+            first, second = (
+                cached_seconds(model, count, backend, rounds=rounds) for backend in (fast, plain)
             )
             floor = floor_seconds(model, rate) * count
             print(
-                f"{name:26} {count:3} {oracle:8.1f}s {fused:7.3f}s {plain:7.3f}s "
-                f"{oracle / fused:6.0f} {fused / floor:7.1f}x",
+                f"{name:26} {count:3} {oracle:8.1f}s {first:8.3f}s {second:8.3f}s "
+                f"{oracle / first:6.0f} {first / floor:7.1f}x",
                 flush=True,
             )
 
@@ -146,10 +165,11 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=list(BACKENDS), default="cpu")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--whole", action="store_true")
     arguments = parser.parse_args()
-    table(arguments.rounds)
+    table(arguments.rounds, arguments.device)
     if arguments.whole:
         whole()
     if arguments.figure:

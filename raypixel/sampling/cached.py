@@ -35,7 +35,7 @@ def sample_batch(
         observed: Which sub-pixels are kept, (N, C, H, W), bool.
         progress: Called with the number of sub-pixels that each image has gained.
         watch: Called with the levels so far, (N, C, H, W), after each row.
-        backend: "torch" or "fused"; by default the faster one.
+        backend: "torch", "fused" or "recorded"; by default the fastest one.
 
     Returns:
         Levels, (N, C, H, W), uint8, on the CPU.
@@ -56,7 +56,7 @@ def sample_batch(
     channels = batch.image_shape[0]
     done = 0
     for number, stage in enumerate(batch.stages):
-        if batch.backend == "torch":
+        if batch.backend != "fused":
             batch.prefill(slots)
         given = 0 if stage.given is None else int(stage.given.sum())
         total = channels * (stage.height * stage.plan.width - given)

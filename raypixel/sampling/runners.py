@@ -148,17 +148,27 @@ class Runner:
         self.stepper.begin_row(where, is_first=is_first)
 
     def _step(self, slots: NDArray[np.int64]) -> None:
+        self._begin(slots)
+        self._write(self._where(slots))
+
+    def _begin(self, slots: NDArray[np.int64]) -> None:
+        """Run the passes of the rows that begin."""
         rows, columns = self.batch.row[slots], self.batch.column[slots]
         for is_first in (True, False):
             begins = slots[(columns == 0) & ((rows == 0) == is_first)]
             if len(begins):
                 self.begin_rows(self._where(begins, whole_row=True), is_first=is_first)
-        where = self._where(slots)
+
+    def _write(self, where: Where, is_idle: Tensor | None = None) -> None:
+        """Write one pixel of each image, but of those that are idle, (M,), bool."""
         stride, channels = self.stage.stride, self.plan.num_channels
         row, column = where.row, where.column
         assert column is not None
         assert not isinstance(row, slice)
-        is_given = self.stage.given is not None
+        fixed = is_idle
+        if self.stage.given is not None:
+            given = self._given(row, column)
+            fixed = given if fixed is None else given | fixed
         dimension = self._dimension(row, column)
         scale = 2.0 / (self.batch.num_levels - 1)
         for c in range(channels):
@@ -171,13 +181,12 @@ class Runner:
                 self.batch.noise[where.slots, dimension + c],
             )
             keeps = self.batch.observed[pixel]
-            if is_given:
-                keeps = keeps | self._given(row, column)
+            if fixed is not None:
+                keeps = keeps | fixed
             if len(self.batch.recorded):
                 target = (where.slots, slice(None), c, row * stride, column * stride)
-                if is_given:
-                    kept = self._given(row, column)[..., None]
-                    own = torch.where(kept, self.batch.recorded[target], own)
+                if fixed is not None:
+                    own = torch.where(fixed[..., None], self.batch.recorded[target], own)
                 self.batch.recorded[target] = own
             level = torch.where(keeps, self.batch.x[pixel], drawn.to(torch.uint8))
             self.batch.x[pixel] = level

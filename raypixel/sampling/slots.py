@@ -1,7 +1,8 @@
 """Slots: a batch whose images stand at different positions, each joining and leaving at any step.
 
-An image's noise, levels and maps lie in its slot; nothing of it depends on the other slots. Two ways to advance share
-one plan and one memory: PyTorch over the batch (`stepping`), and compiled code image by image (`fused`).
+An image's noise, levels and maps lie in its slot; nothing of it depends on the other slots. Three ways to advance share
+one plan and one memory: PyTorch over the batch (`stepping`), the same in steps that a GPU records and replays (`replay`),
+and compiled code image by image (`fused`).
 """
 
 import math
@@ -19,10 +20,11 @@ from raypixel.models.registry import PixelModel, generation_order, sampling_stag
 from raypixel.nn.likelihoods import Bernoulli, Categorical, gumbel_noise
 from raypixel.nn.plan import Stage
 from raypixel.sampling import fused
+from raypixel.sampling.replay import RecordedRunner, records_on
 from raypixel.sampling.runners import Batch, FusedRunner, Runner
 from raypixel.sampling.stepping import Stepper
 
-Backend = Literal["torch", "fused"]
+Backend = Literal["torch", "fused", "recorded"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Slots:
         Args:
             model: A registered model in evaluation mode.
             num_slots: Images in memory.
-            backend: How to advance; by default compiled code on a CPU and PyTorch elsewhere.
+            backend: How to advance; by default compiled code on a CPU, recorded steps on a GPU and PyTorch elsewhere.
             records: Keep the parameters of every sub-pixel.
         """
         pixel_model = cast(PixelModel, model)
@@ -140,6 +142,8 @@ class Slots:
         stepper = Stepper(stage.plan, len(batch.x), dtype=batch.dtype, device=batch.device)
         if backend == "torch":
             return Runner(batch, stage, stepper, first_dimension)
+        if backend == "recorded":
+            return RecordedRunner(batch, stage, stepper, first_dimension)
         programs = self._prepared.programs
         if number not in programs:
             programs[number] = fused.Program(stage, stepper.memory, first_dimension)
@@ -178,16 +182,16 @@ class Slots:
 
     def advance(self, num_pixels: int = 1) -> None:
         """Write the next pixels of every image that is not complete; a stage's end is not crossed."""
-        standing = self.stage.copy()
         for number, runner in enumerate(self._runners):
-            slots = np.flatnonzero(standing == number)
-            if not len(slots):
-                continue
-            with torch.no_grad():
-                runner.advance(slots, num_pixels)
-            ended = slots[self.row[slots] == runner.stage.height]
-            if len(ended):
-                self._enter(ended, number + 1)
+            slots = np.flatnonzero(self.stage == number)
+            if len(slots):
+                with torch.no_grad():
+                    runner.advance(slots, num_pixels)
+        # only now: recorded steps write to the memory of slots that are not in their stage yet
+        for number, runner in reversed(list(enumerate(self._runners))):
+            ended = (self.stage == number) & (self.row == runner.stage.height)
+            if ended.any():
+                self._enter(np.flatnonzero(ended), number + 1)
 
     def prefill(self, slots: Sequence[int]) -> None:
         """Consume the rows at the top that are observed in all of these images, in one pass wherever nothing recurs.
@@ -211,6 +215,8 @@ class Slots:
 
 def choose_backend(batch: Batch) -> Backend:
     """Choose how to advance: compiled code won for every model and batch size measured on CPUs (docs/performance.md)."""
+    if records_on(batch.device):
+        return "recorded"
     is_plain = isinstance(batch.likelihood, Bernoulli | Categorical)
-    is_compiled = batch.x.device.type == "cpu" and is_plain and fused.is_available(batch.dtype)
+    is_compiled = batch.device.type == "cpu" and is_plain and fused.is_available(batch.dtype)
     return "fused" if is_compiled else "torch"

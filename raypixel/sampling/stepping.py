@@ -5,7 +5,7 @@ plain slices, one matrix product for each operation, nothing read back from the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,27 @@ class Where:
     slots: slice | Tensor
     row: int | Tensor | slice
     column: int | Tensor | None = None
+    _rows: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False)
+    _columns: dict[int, Tensor] = field(default_factory=dict, init=False)
+
+    def ring_row(self, up: int, num_rows: int) -> int | Tensor:
+        """Return where the row so many rows up lies in a ring; index tensors are computed once."""
+        assert not isinstance(self.row, slice)
+        if isinstance(self.row, int):
+            return (self.row - up) % num_rows
+        key = up, num_rows
+        if key not in self._rows:
+            self._rows[key] = (self.row - up) % num_rows
+        return self._rows[key]
+
+    def kept_column(self, offset: int) -> int | Tensor:
+        """Return the column plus an offset; index tensors are computed once."""
+        assert self.column is not None
+        if isinstance(self.column, int):
+            return self.column + offset
+        if offset not in self._columns:
+            self._columns[offset] = self.column + offset
+        return self._columns[offset]
 
 
 class Stepper:
@@ -155,13 +176,13 @@ class Stepper:
         if isinstance(where.row, slice):
             row = self._block(where.row.start - tap.row, where.row.stop - tap.row, plane)
         else:
-            row = (where.row - tap.row) % self.memory.of(plane).shape[1]
+            row = where.ring_row(tap.row, self.memory.of(plane).shape[1])
         column: int | slice | Tensor
         if where.column is None:
             first = plane.left + tap.column
             column = slice(first, first + self.plan.width)
         else:
-            column = where.column + (plane.left + tap.column)
+            column = where.kept_column(plane.left + tap.column)
         return where.slots, row, column, slice(tap.start, tap.stop)
 
     def _block(self, start: int, stop: int, plane: Plane) -> slice | Tensor:

@@ -139,7 +139,7 @@ class Worker:
 
     def _prefill(self, slots: Iterable[int]) -> None:
         """Consume the observed rows of images that begin a stage."""
-        if self._slots.backend != "torch":
+        if self._slots.backend == "fused":
             return
         groups: dict[tuple[int, int], list[int]] = {}
         for slot in slots:

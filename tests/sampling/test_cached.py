@@ -1,6 +1,7 @@
 """The cached sampler against the full pass and the oracle, for every registered model and option."""
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from raypixel.models.registry import generation_order, sampling_stages
 from raypixel.sampling import Image, Slots, image_seeds, sample
 from raypixel.sampling.cached import sample_batch, teacher_forced
 from raypixel.sampling.memory import Memory
+from raypixel.sampling.slots import Backend
 from tests.contract import VARIANTS, labels_for, random_model
 
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
-both_backends = pytest.mark.parametrize("backend", ["torch", "fused"])
+every_backend = pytest.mark.parametrize("backend", get_args(Backend))
 NUM_LEVELS = 4
 
 
@@ -34,7 +36,7 @@ def images_of(model, count: int, *, seed: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("image_shape", [(1, 4, 5), (1, 3, 7), (3, 4, 3), (3, 2, 5)])
-@both_backends
+@every_backend
 @every_variant
 def test_parameters_equal_the_full_pass(config, backend, image_shape):
     model = random_model(config, image_shape=image_shape, num_levels=NUM_LEVELS)
@@ -45,7 +47,7 @@ def test_parameters_equal_the_full_pass(config, backend, image_shape):
     assert (found - expected).abs().max() < 1e-9
 
 
-@both_backends
+@every_backend
 @every_variant
 def test_parameters_in_float32_equal_the_full_pass_to_rounding(config, backend):
     model = random_model(config, image_shape=(3, 4, 5), num_levels=NUM_LEVELS)
@@ -57,7 +59,7 @@ def test_parameters_in_float32_equal_the_full_pass_to_rounding(config, backend):
 
 
 @pytest.mark.parametrize(("image_shape", "num_levels"), [((1, 4, 5), 2), ((3, 4, 3), NUM_LEVELS)])
-@both_backends
+@every_backend
 @every_variant
 def test_samples_and_completions_equal_the_oracle(config, backend, image_shape, num_levels):
     model = random_model(config, image_shape=image_shape, num_levels=num_levels)
@@ -122,7 +124,7 @@ def test_before_the_first_observed_dimension_a_completion_is_the_unconditioned_s
     assert not torch.equal(found[:, dimensions > 17], free[:, dimensions > 17])
 
 
-@both_backends
+@every_backend
 @every_variant
 def test_an_image_does_not_depend_on_its_batch_or_on_when_it_joined(config, backend):
     """Five images through two slots: each joins as soon as another is done, steps are of uneven length."""

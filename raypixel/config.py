@@ -211,8 +211,14 @@ def _config_in(annotation: Any) -> type[BaseModel] | None:
     return next((config for config in found if config is not None), None)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: yaml.YAMLError) -> str:
+    """Return what is wrong and where, without the excerpts that PyYAML adds on lines of their own."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    assert isinstance(error, yaml.MarkedYAMLError)
+    context = f"{error.context}, " if error.context else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {context}{error.problem}"
 
 
 class _Loader(yaml.SafeLoader):

@@ -162,6 +162,9 @@ def load_experiment_mapping(recipe_or_path: str, *, _seen: tuple[str, ...] = ())
         raise ConfigError(f"{recipe_or_path}: base must not lead back to itself")
     if "/" in recipe_or_path or recipe_or_path.endswith((".yaml", ".yml")):
         mapping = load_yaml(Path(recipe_or_path))
+        if "parameters" in mapping and "model" not in mapping:
+            rule = "must be an experiment, got a sweep: `raypixel sweep` takes it"
+            raise ConfigError(f"{recipe_or_path}: {rule}")
         default = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(recipe_or_path).stem).lstrip("._-")
     else:
         mapping = parse_yaml(recipe_text(recipe_or_path), where=recipe_or_path)

@@ -292,6 +292,38 @@ def test_an_option_that_the_base_does_not_have_is_refused(tmp_path):
     ]
 
 
+def test_a_wrong_base_and_unknown_options_come_with_the_other_problems_of_the_file(tmp_path):
+    parameters = grid(model__hiden_size=[1], trainig__seed=[1], data__name=["digits"])
+    parameters |= grid(model__base__num_layers=[1], scaling__device=["cpu"])
+    parameters["training"] = {"parameters": {"seed": {"values": [1]}}}
+    path = write(tmp_path, parameters, block={"base": "digit_pixelcnn", "sceduler": "pbt"}, metod=1)
+    unknown_block, unknown_key, base, *names = problems_of(path)
+    assert unknown_block == "raypixel.sceduler is not a known key, did you mean 'scheduler'?"
+    assert unknown_key == "metod is not a known key, did you mean 'method'?"
+    assert base.startswith("raypixel.base: recipe must be one of ")
+    assert base.endswith("got 'digit_pixelcnn', did you mean 'digits_pixelcnn'?")
+    rule = "is not an option of the experiment, did you mean"
+    assert names == [
+        f"parameters.model.hiden_size {rule} 'model.hidden_size'?",
+        f"parameters.trainig.seed {rule} 'training.seed'?",
+    ]
+
+
+def test_a_wrong_base_alone_is_told_once_with_the_unknown_options(tmp_path):
+    path = write(tmp_path, grid(model__hiden_size=[1]), block={"base": "none.yaml"})
+    assert problems_of(path) == [
+        "raypixel.base: none.yaml: cannot be read (No such file or directory)",
+        "parameters.model.hiden_size is not an option of the experiment, "
+        "did you mean 'model.hidden_size'?",
+    ]
+
+
+def test_an_experiment_is_told_from_a_sweep(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("model: {kind: pixelcnn}\ndata: {name: digits}\n")
+    assert problems_of(path) == ["must be a sweep, got an experiment: `raypixel train` takes it"]
+
+
 def test_architectures_can_be_swept_each_with_its_own_options(tmp_path):
     kinds = ["pixelcnn", "row_lstm", "diagonal_bilstm"]
     sweep = load_sweep(write(tmp_path, grid(model__kind=kinds)), {"model.hidden_size": 8})

@@ -10,8 +10,10 @@ from typing import Any
 
 from raypixel.config import load_yaml, parse
 from raypixel.data import DataConfig, Manifest, Origin, SplitInfo, catalog, load_manifest
-from raypixel.errors import ConfigError, DataError, RaypixelError
+from raypixel.errors import ConfigError, DataError, RaypixelError, did_you_mean
 from raypixel.experiment import build_experiment_model, load_experiment_mapping, override
+from raypixel.models import model_classes
+from raypixel.optimization import TrainingConfig
 from raypixel.sweeps.constraints import Constraint
 from raypixel.sweeps.file import IGNORED_KEYS, SweepConfig
 from raypixel.sweeps.space import Parameter
@@ -34,11 +36,17 @@ def load_sweep(path: Path, overrides: Mapping[str, Any], *, is_smoke: bool = Fal
         ConfigError: One line for each problem, of the file or of any trial.
     """
     mapping = load_yaml(path)
+    if "model" in mapping and "parameters" not in mapping:
+        raise ConfigError(f"{path}: must be a sweep, got an experiment: `raypixel train` takes it")
     ignored = [key for key in IGNORED_KEYS if key in mapping]
     warnings = tuple(f"{path}: {key} is a key of W&B's that means nothing here" for key in ignored)
     kept = {key: value for key, value in mapping.items() if key not in ignored}
-    config = parse(SweepConfig, kept, where=str(path))
-    base = override(load_experiment_mapping(config.raypixel.base), overrides)
+    try:
+        config = parse(SweepConfig, kept, where=str(path))
+        base = override(_load_base(config.raypixel.base, path), overrides)
+    except ConfigError as error:
+        problems_beside = _problems_beside(kept, path)
+        raise ConfigError(list(dict.fromkeys([*error.problems, *problems_beside]))) from None
     sweep = Sweep(config, path, base, is_smoke, warnings=warnings)
     problems = _Problems(path)
     for name, parameter in config.parameters.items():
@@ -77,6 +85,41 @@ def expected_manifest(data: DataConfig) -> Manifest | None:
                 origin=Origin(source=""),
             )
     return None
+
+
+def _load_base(name: str, path: Path) -> dict[str, Any]:
+    try:
+        return load_experiment_mapping(name)
+    except ConfigError as error:
+        raise ConfigError([f"{path}: raypixel.base: {line}" for line in error.problems]) from None
+
+
+def _problems_beside(mapping: Mapping[str, Any], path: Path) -> list[str]:
+    """Say what is wrong with the base and the parameters' names in a file that is no sweep, perhaps for other reasons.
+
+    Values are not looked at, for there are no trials to try them in.
+    """
+    block, parameters = mapping.get("raypixel"), mapping.get("parameters")
+    problems: list[str] = []
+    if isinstance(block, dict) and isinstance(block.get("base"), str):
+        try:
+            _load_base(block["base"], path)
+        except ConfigError as error:
+            problems += error.problems
+    known = {
+        f"model.{name}" for kind in model_classes().values() for name in kind.Config.model_fields
+    }
+    known |= {f"data.{name}" for name in DataConfig.model_fields}
+    known |= {f"training.{name}" for name in TrainingConfig.model_fields}
+    for name, entry in parameters.items() if isinstance(parameters, dict) else ():
+        is_nested = isinstance(entry, dict) and "parameters" in entry
+        option = ".".join(
+            str(name).split(".")[:2]
+        )  # model.base.num_layers is told by its model.base
+        if not is_nested and option not in known and not option.startswith("scaling."):
+            rule = f"is not an option of the experiment{did_you_mean(str(name), known)}"
+            problems.append(f"{path}: parameters.{name} {rule}")
+    return problems
 
 
 class _Problems:

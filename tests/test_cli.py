@@ -23,6 +23,7 @@ def test_help_is_quick_to_import_and_names_every_command():
     )
     assert result.stdout.strip() == "[]"
     text = invoke("--help").output
+    assert "Train, sweep, evaluate, sample and serve autoregressive image models" in text
     for command in ("train", "sweep", "evaluate", "sample", "figure", "data", "recipes", "models"):
         assert f"  {command} " in text
 
@@ -63,6 +64,12 @@ def test_every_problem_of_an_experiment_is_one_line_on_stderr():
         (["models", "pixelcn"], "did you mean 'pixelcnn'?"),
         (["recipes", "show", "digits"], "recipe must be one of"),
         (["data", "prepare", "minst"], "did you mean 'mnist'?"),
+        (
+            ["train", "--runs", "/dev/null/x"],
+            "/dev/null/x: must be a folder that can be made, got Not",
+        ),
+        (["report", "/dev/null"], "/dev/null: must be a sweep's folder, got a file"),
+        (["report", __file__], f"{__file__}: must be a sweep's folder, got a file"),
         (["sweep", "none.yaml"], "none.yaml: cannot be read (No such file or directory)"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
@@ -74,6 +81,46 @@ def test_mistakes_are_one_line_and_exit_code_1(arguments, text):
     (line,) = result.stderr.splitlines()
     assert line.startswith("Error: ")
     assert text in line
+
+
+@pytest.mark.parametrize("name", ["", "..", "../up", "a/b", "-x"])
+def test_the_name_of_a_run_is_that_of_a_folder_below_the_others(name):
+    result = invoke("train", "--run", name)
+    assert result.exit_code == 2
+    assert f"Invalid value for '--run': {name!r} is not a name of letters, digits" in result.stderr
+
+
+def test_a_runs_folder_that_cannot_be_made_stops_a_sweep_too(tmp_path, digits_root):
+    file = tmp_path / "x.yaml"
+    parameters = "{training.seed: {values: [1, 2]}}"
+    file.write_text(f"name: x\nparameters: {parameters}\nraypixel: {{base: digits_pixelcnn}}\n")
+    root = f"data.root={digits_root}"
+    result = invoke("sweep", str(file), "--set", root, "--runs", "/dev/null/x")
+    rule = "must be a folder that can be made"
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: /dev/null/x: {rule}, got Not a directory\n"
+
+
+def test_a_sweep_is_told_from_an_experiment(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("parameters: {}\nraypixel: {}\n")
+    result = invoke("train", str(file))
+    rule = "must be an experiment, got a sweep: `raypixel sweep` takes it"
+    assert (result.exit_code, result.stderr) == (1, f"Error: {file}: {rule}\n")
+
+
+def test_models_shows_what_may_be_chosen():
+    lines = {
+        line.split()[0]: line for line in invoke("models", "pixelcnn").stdout.splitlines()[:-1]
+    }
+    assert "  none | layer  " in lines["norm"]
+    assert "  int  " in lines["kernel_size"]
+    lines = {
+        line.split()[0]: line for line in invoke("models", "multiscale").stdout.splitlines()[:-1]
+    }
+    kinds = "diagonal_bilstm | gated_pixelcnn | {}pixelcnn | row_lstm"
+    assert f"  {kinds.format('multiscale | ')}  " in lines["base"]
+    assert f"  {kinds.format('')}  " in lines["conditional"]
 
 
 def test_models_lists_every_option_with_its_meaning():

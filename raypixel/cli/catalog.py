@@ -1,7 +1,8 @@
 """`raypixel data`, `recipes`, `models`: what there is, and getting data ready."""
 
+import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
@@ -136,6 +137,24 @@ def _default(field: Any) -> str:
     return str(getattr(value, "kind", value))  # of a nested model, its kind
 
 
+def _values(config: Any, option: str) -> str:
+    """Return what an option may be: a type, its choices, or the kinds of a model inside the model."""
+    from raypixel.config import ConfigProblems, validate
+    from raypixel.models import ModelConfig, model_classes
+
+    annotation = config.model_fields[option].annotation
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if annotation is not ModelConfig:
+        return str(getattr(annotation, "__name__", annotation))
+    kinds = []
+    for kind in model_classes():
+        with contextlib.suppress(ConfigProblems):
+            validate(config, {option: {"kind": kind}})
+            kinds.append(kind)
+    return " | ".join(kinds)
+
+
 @click.command()
 @click.argument("kind", required=False)
 def models(kind: str | None) -> None:
@@ -154,8 +173,7 @@ def models(kind: str | None) -> None:
             click.echo(f"{name}: {summary}")
             rows = []
             for option, field in model_class.Config.model_fields.items():
-                kind_of = str(getattr(field.annotation, "__name__", field.annotation))
-                kind_of = kind_of.replace("typing.", "")
-                rows.append([f"  {option}", kind_of, _default(field), field.description or ""])
-            table(["  option", "type", "default", "meaning"], rows)
+                values = _values(model_class.Config, option)
+                rows.append([f"  {option}", values, _default(field), field.description or ""])
+            table(["  option", "values", "default", "meaning"], rows)
             click.echo()

@@ -42,7 +42,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="raypixel")
 def main() -> None:
-    """Train, sweep, evaluate and sample autoregressive image models on Ray.
+    """Train, sweep, evaluate, sample and serve autoregressive image models on Ray.
 
     \b
     A first tour, in minutes on a laptop:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raypixel.cli.location import LOCATION
+from raypixel.cli.location import LOCATION, RunName, make_folder
 from raypixel.cli.progress import SECONDS_BETWEEN_LINES, bar, minutes, say, training_bar
 from raypixel.storage import Location, Remote
 
@@ -41,7 +41,11 @@ ADDRESS_OPTION = click.option(
 @click.argument("recipe", metavar="RECIPE_OR_PATH", default="digits_pixelcnn")
 @SET_OPTION
 @click.option(
-    "--run", "run_name", metavar="NAME", help="Name of the run's folder; default the recipe's."
+    "--run",
+    "run_name",
+    metavar="NAME",
+    type=RunName(),
+    help="Name of the run's folder; default the recipe's.",
 )
 @RUNS_OPTION
 @click.option("--resume", is_flag=True, help="Continue this run from its newest checkpoint.")
@@ -72,6 +76,7 @@ def train(
     from raypixel.jobs.worker import ensure_prepared
 
     config = load_experiment(recipe, parse_overrides(assignments))
+    make_folder(runs)
     folder = runs / (run_name or config.name)
     with bar(f"preparing {config.data.name}", unit="images") as progress:
         manifest = ensure_prepared(config.data, progress=progress)

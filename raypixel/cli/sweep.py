@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from raypixel.cli.location import make_folder
 from raypixel.cli.progress import bar, minutes, say, table
 from raypixel.cli.runs import (
     ADDRESS_OPTION,
@@ -16,14 +17,12 @@ from raypixel.cli.runs import (
     say_where,
     shown_path,
 )
-from raypixel.cli.sweep_watch import SweepWatch
+from raypixel.cli.sweep_watch import DIGITS, UNITS, SweepWatch
 from raypixel.storage import Location, exists
 
 if TYPE_CHECKING:
     from raypixel.jobs.sweep import Spread, SweepResult
     from raypixel.sweeps import Sweep
-
-DIGITS = {"val/bits_per_dim": 4, "val/nll_nats": 2}
 
 
 @click.command()
@@ -72,6 +71,7 @@ def sweep(
     if dry_run:
         _list_trials(loaded)
         return
+    make_folder(runs)
     with bar(f"preparing {data.name}", unit="images") as progress:
         manifest = ensure_prepared(data, progress=progress)
     if not loaded.num_parameters:  # images of the user's own, prepared only now
@@ -172,9 +172,8 @@ def _print_ranking(loaded: "Sweep", result: "SweepResult") -> None:
             for name, value in result.baselines.items()
         ]
     data = loaded.trials[0].config.data.name
-    unit = "bits/dim" if digits == DIGITS["val/bits_per_dim"] else "nats"
     seeds = f", mean of {len(loaded.seeds)} seeds" if loaded.seeds else ""
-    title = f"{data}, {unit}, test split of {result.num_test_images:,} images{seeds}"
+    title = f"{data}, {UNITS[metric]}, test split of {result.num_test_images:,} images{seeds}"
     table(columns, [row[: len(columns)] for row in rows], title=title)
     if block.reference:
         say(f"published   {block.reference.unit}: {block.reference.source}")

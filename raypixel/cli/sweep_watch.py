@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from raypixel.sweeps import Trial
 
 REFRESHES_PER_SECOND = 2
+UNITS = {"val/bits_per_dim": "bits/dim", "val/nll_nats": "nats"}
+DIGITS = {"val/bits_per_dim": 4, "val/nll_nats": 2}
 
 
 class SweepWatch:
@@ -22,6 +24,7 @@ class SweepWatch:
     def __init__(self, num_trials: int, metric: str) -> None:
         self.num_trials = num_trials
         self.metric = metric
+        self.unit, self.digits = UNITS[metric], DIGITS[metric]
         self.num_ended = 0
         self.best: tuple[float, str] | None = None
         self.running: dict[str, list[str]] = {}
@@ -62,7 +65,7 @@ class SweepWatch:
         done = message.step / max(1, message.total_steps)
         row[0], row[1] = f"{done:.0%}", minutes(message.seconds)
         if message.kind == "epoch":
-            row[2] = f"{message.metrics['val/bits_per_dim']:.4f}"
+            row[2] = self._shown(message.metrics[self.metric])
         else:
             row[3] = f"{message.metrics['train/images_per_second']:.0f}"
         self._refresh()
@@ -75,7 +78,7 @@ class SweepWatch:
         value = result.value(self.metric)
         if value is not None and (self.best is None or value < self.best[0]):
             self.best = (value, label)
-        self.say(f"[{self.num_ended}/{self.num_trials}] {label}: {_outcome(result)}")
+        self.say(f"[{self.num_ended}/{self.num_trials}] {label}: {self._outcome(result)}")
         self._refresh()
 
     def _refresh(self) -> None:
@@ -83,20 +86,26 @@ class SweepWatch:
             return
         title = f"{self.num_ended} of {self.num_trials} trials ended"
         if self.best:
-            title += f", best {self.metric} {self.best[0]:.4f}: {self.best[1]}"
-        drawn = Table("trial", "done", "time", "val bits/dim", "images/s", title=title, box=None)
+            title += f", best {self.metric} {self._shown(self.best[0])}: {self.best[1]}"
+        drawn = Table(
+            "trial", "done", "time", f"val {self.unit}", "images/s", title=title, box=None
+        )
         for label, row in self.running.items():
             drawn.add_row(label, *row)
         self.live.update(drawn)
 
+    def _outcome(self, result: "TrialResult") -> str:
+        entry, value = result.entry, result.value(self.metric)
+        if entry.error:
+            return f"failed: {entry.error}"
+        val = "no epoch yet" if value is None else f"val {self._shown(value)}"
+        time = minutes(entry.seconds or 0.0)
+        if entry.stopped_by:
+            unit = "" if value is None else f" {self.unit}"
+            return f"stopped by {entry.stopped_by} after {entry.epoch} epochs, {val}{unit}, {time}"
+        assert entry.test is not None
+        test = entry.test[self.metric.removeprefix("val/")]
+        return f"{val}, test {self._shown(test)} {self.unit}, {time}"
 
-def _outcome(result: "TrialResult") -> str:
-    entry = result.entry
-    if entry.error:
-        return f"failed: {entry.error}"
-    val = "no epoch yet" if entry.val_bits_per_dim is None else f"val {entry.val_bits_per_dim:.4f}"
-    time = minutes(entry.seconds or 0.0)
-    if entry.stopped_by:
-        return f"stopped by {entry.stopped_by} after {entry.epoch} epochs, {val}, {time}"
-    assert entry.test is not None
-    return f"{val}, test {entry.test['bits_per_dim']:.4f} bits/dim, {time}"
+    def _shown(self, value: float) -> str:
+        return f"{value:.{self.digits}f}"

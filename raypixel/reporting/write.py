@@ -68,6 +68,8 @@ def write_report(
         StorageError: Storage does not answer or refuses.
         RaypixelError: The folder is no sweep's, or its file is damaged, or the report cannot be written.
     """
+    if isinstance(place, Path) and place.exists() and not place.is_dir():
+        raise RaypixelError(f"{place}: must be a sweep's folder, got a file")
     folder = fetch_sweep(place)
     with storage.named(folder, place):
         ledger = read_ledger(folder)

@@ -210,6 +210,38 @@ def test_a_completion_without_a_mask_asks_for_one(open_page):
     assert page.text_content("#error") == "Paint over something to be forgotten first."
 
 
+def test_an_error_stands_alone_until_it_is_mended(open_page):
+    page = open_page()
+    ready(page)
+    assert page.text_content("#status") == "Ready."
+    page.fill("#n", "0")
+    go(page)
+    assert page.is_visible("#error")
+    assert page.text_content("#status") == ""
+    page.click("#tab-complete")
+    assert not page.is_visible("#error")
+    assert page.text_content("#status") == "Ready."
+    page.fill("#seed", "-1")
+    go(page)
+    assert page.is_visible("#error")
+    page.click("text=Take a sample")
+    page.wait_for_selector("#error", state="hidden")
+
+
+@pytest.mark.parametrize("size", [(1200, 720), (1440, 900), (900, 600), (390, 844)])
+def test_what_acts_is_in_sight_without_scrolling(open_page, size):
+    page = open_page(viewport=dict(zip(("width", "height"), size, strict=True)))
+    ready(page)
+    for tab in ("sample", "complete", "surprise"):
+        page.click(f"#tab-{tab}")
+        page.evaluate("window.scrollTo(0, 0)")
+        box = page.locator("#go").bounding_box()
+        assert box["y"] + box["height"] <= size[1]
+        page.click("#go", trial=True)  # nothing lies over it
+        if size == (1200, 720):
+            assert page.evaluate("document.documentElement.scrollHeight") <= 760
+
+
 def test_the_editor_is_worked_by_keys_and_takes_back(open_page):
     page = open_page()
     ready(page)

@@ -15,6 +15,8 @@ from raypixel.storage import Location
 
 FILE_NAME = "trials.json"
 FORMAT_VERSION = 1
+LATER_KEYS = {"retries"}
+"""What the files of earlier versions do not have."""
 SECONDS_BETWEEN_WRITES = 1.0
 
 Status = Literal["running", "done", "stopped", "failed"]
@@ -41,6 +43,7 @@ class TrialEntry:
         num_parameters: Of its model.
         seconds: Training time.
         device_hours: Time that it held its workers, times their number, in hours.
+        retries: How often its process or machine died and it was started anew.
         reference: The published value of its configuration.
     """
 
@@ -60,6 +63,7 @@ class TrialEntry:
     num_parameters: int | None = None
     seconds: float | None = None
     device_hours: float = 0.0
+    retries: int = 0
     reference: float | None = None
 
     @property
@@ -144,7 +148,9 @@ def _is_ours(contents: object) -> TypeGuard[dict[str, Any]]:
     fields = set(TrialEntry.__dataclass_fields__)
     trials = contents.get("trials")
     return isinstance(trials, list) and all(
-        isinstance(trial, Mapping) and set(trial) == fields and trial["status"] in get_args(Status)
+        isinstance(trial, Mapping)
+        and fields - LATER_KEYS <= set(trial) <= fields
+        and trial["status"] in get_args(Status)
         for trial in trials
     )
 

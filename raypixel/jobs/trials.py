@@ -148,6 +148,8 @@ class Book:
     def start(self, label: str) -> None:
         """Open a trial's run; a retry goes on in the same one."""
         if label in self._running:
+            self.ledger.entries[label].retries += 1
+            self.ledger.note()
             return
         trial, place = self.trials[label], self.place(label)
         # the same for a trial that is resumed before its first checkpoint

@@ -4,26 +4,21 @@ Nothing here is restored from Tune's own state, which is up to ten seconds old a
 trials ended, and a trial continues from its own newest checkpoint.
 """
 
-import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from raypixel.data import Manifest
 from raypixel.errors import RaypixelError
-from raypixel.experiment import override
 from raypixel.jobs import session
-from raypixel.jobs.placement import Reaper
-from raypixel.jobs.ray_train import RAY_FOLDER
+from raypixel.jobs.bridge import Again, callback, order_for, searcher, target_is_reached
 from raypixel.jobs.stall import StallWatch
-from raypixel.jobs.trial import order_of, run_trial
+from raypixel.jobs.trial import run_trial
 from raypixel.jobs.trials import Book
-from raypixel.storage import Location, absolute, access, ray_storage, remove
-from raypixel.sweeps import Search, Sweep, Trial
+from raypixel.storage import access, ray_storage, remove
+from raypixel.sweeps import Search, Sweep
 from raypixel.sweeps.space import Parameter
 
 NO_LIMIT = 1_000_000
@@ -54,6 +49,7 @@ def tune_trials(
     block = sweep.config.raypixel
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table has what failed
     resources, num_concurrent = trial_resources(sweep)
+    again = Again(book, block.max_retries)
     rays = book.ledger.home / "ray"
     remove(rays)
     planned = _planned_orders(book, search) if block.scheduler == "pbt" else []
@@ -61,7 +57,7 @@ def tune_trials(
         param_space, source = {"order": tune.grid_search(planned)}, {}
     else:
         param_space = None
-        source = {"num_samples": NO_LIMIT, "search_alg": _searcher(book, search)}
+        source = {"num_samples": NO_LIMIT, "search_alg": searcher(book, search, again)}
     started = time.monotonic()
     tuner = tune.Tuner(
         tune.with_resources(
@@ -85,11 +81,12 @@ def tune_trials(
             name="ray",
             **ray_storage(book.ledger.home),
             verbose=0,
-            callbacks=[_callback(book, planned, StallWatch(book.running, warn))],
+            callbacks=[callback(book, planned, StallWatch(book.running, warn), again)],
             failure_config=tune.FailureConfig(max_failures=block.max_retries),
         ),
     )
     tuner.fit()
+    again.give_up()
     book.read_news()
     budget = block.time_budget_s
     if budget is not None and time.monotonic() - started >= budget:
@@ -98,15 +95,6 @@ def tune_trials(
         return True
     remove(rays)
     return not book.running() and (search.is_over or target_is_reached(book))
-
-
-def target_is_reached(book: Book) -> bool:
-    """Return whether a trial has reached the target of the sweep's metric."""
-    metric = book.sweep.config.metric
-    if metric.target is None:
-        return False
-    values = [result.value(metric.name) for result in book.results.values()]
-    return any(value is not None and value <= metric.target for value in values)
 
 
 def trial_resources(sweep: Sweep) -> tuple[dict[str, float], int]:
@@ -180,120 +168,5 @@ def _planned_orders(book: Book, search: Search) -> list[dict[str, Any]]:
     """Return the orders of all trials."""
     orders = []
     while (trial := search.next()) is not None:
-        orders.append(_order(book.sweep, trial, book.plan(trial)))
+        orders.append(order_for(book.sweep, trial, book.plan(trial)))
     return orders
-
-
-def _searcher(book: Book, search: Search) -> Any:
-    """Make Tune's searcher over ours; made here because its base class is Ray's."""
-    from ray.tune.search import Searcher
-
-    sweep = book.sweep
-
-    class Bridge(Searcher):
-        def __init__(self) -> None:
-            super().__init__()
-            self.labels: dict[str, str] = {}
-
-        def __reduce__(self) -> Any:
-            return Searcher, ()  # Tune stores its searcher; the book stays in this process
-
-        def suggest(self, trial_id: str) -> Any:
-            if search.is_over or target_is_reached(book):
-                return Searcher.FINISHED
-            trial = search.next()
-            if trial is None:
-                return None
-            self.labels[trial_id] = trial.label
-            return {"order": _order(sweep, trial, book.plan(trial))}
-
-        def on_trial_complete(
-            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-        ) -> None:
-            label = self.labels.pop(trial_id)
-            ended = book.results.get(label)
-            search.tell(
-                book.trials[label], ended.value(sweep.config.metric.name) if ended else None
-            )
-
-        def save(self, checkpoint_path: str) -> None:
-            Path(checkpoint_path).touch()
-
-        def restore(self, checkpoint_path: str) -> None:
-            """Keep nothing: see the module."""
-
-    return Bridge()
-
-
-def _order(sweep: Sweep, trial: Trial, place: Location) -> dict[str, Any]:
-    is_copied = sweep.config.raypixel.scheduler == "pbt"
-    # a trial's process has another working folder
-    root = {"data.root": str(absolute(trial.config.data.root))}
-    experiment = override(trial.config.to_mapping(), root)
-    mutable = trial.parameters if is_copied else {}
-    return {
-        "label": trial.label,
-        "folder": str(place),
-        "experiment": json.dumps(experiment),
-        "parameters": {
-            name: value
-            for name, value in mutable.items()
-            if sweep.config.parameters[name].is_varied
-        },
-        "metric": sweep.config.metric.name,
-        "num_samples": sweep.config.raypixel.num_samples,
-        "is_copied": is_copied,
-    }
-
-
-def _callback(book: Book, planned: list[dict[str, Any]], stall: StallWatch) -> Any:
-    """Make the Tune callback that writes into the book; made here because its base class is Ray's."""
-    from ray import tune
-
-    block = book.sweep.config.raypixel
-    reason = "early_terminate" if block.scheduler is None else block.scheduler
-    reaper = Reaper()
-
-    class Callback(tune.Callback):
-        def __reduce__(self) -> Any:
-            return tune.Callback, ()  # Tune stores its callbacks; the book stays in this process
-
-        def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-            if book.read_news():
-                stall.forget()
-            stall.look()
-            reaper.look()
-
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            stall.forget()
-            book.start(order_of(trial.trial_id, trial.config, planned)["label"])
-
-        def on_trial_result(
-            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
-        ) -> None:
-            stall.forget()
-            label = order_of(trial.trial_id, trial.config, planned)["label"]
-            if label in book.running() and "problems" in result:
-                book.fail(label, "; ".join(result["problems"]))
-            elif label in book.running() and "result" in result:
-                book.finish(label, result["result"])
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            label = order_of(trial.trial_id, trial.config, planned)["label"]
-            book.stop(label, reason)
-            reaper.add(book.place(label) / RAY_FOLDER)
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            label = order_of(trial.trial_id, trial.config, planned)["label"]
-            book.fail(label, _reason(trial))
-            reaper.add(book.place(label) / RAY_FOLDER)
-
-    return Callback()
-
-
-def _reason(trial: Any) -> str:
-    """Return one line for what ended a trial: the last of the traceback that Tune keeps before it copies it to storage."""
-    file = trial.error_file and Path(trial.error_file)
-    lines = file.read_text().strip().splitlines() if file and file.exists() else []
-    is_traceback = bool(lines) and re.match(r"[\w.]+: ", lines[-1]) is not None
-    return lines[-1] if is_traceback else "the trial's process died"

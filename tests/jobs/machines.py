@@ -6,6 +6,7 @@ It has a process of its own, because a process can be connected to one cluster o
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def serve() -> None:
             nodes[node.node_id] = node
             answer = node.node_id
         elif command == "kill":
-            cluster.remove_node(nodes.pop(arguments[0]), allow_graceful=False)
+            _kill(cluster, nodes.pop(arguments[0]))
         elif command == "drain":
             _drain(cluster.address, arguments[0], seconds=float(arguments[1]))
         _answer(answer)
@@ -79,6 +80,19 @@ def serve() -> None:
 def _answer(text: str) -> None:
     sys.stdout.write(f"answer {text}\n")
     sys.stdout.flush()
+
+
+def _kill(cluster: Any, node: Any) -> None:
+    """End all processes of a node in the same moment, its workers too, as a power cut does."""
+    import psutil
+
+    own = [info.process.pid for infos in node.all_processes.values() for info in infos]
+    parents = [psutil.Process(pid) for pid in own]
+    children = [child for each in parents for child in each.children(recursive=True)]
+    for process in [*parents, *children]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    cluster.remove_node(node, allow_graceful=False)  # forgets it
 
 
 def _drain(address: str, node: str, *, seconds: float) -> None:

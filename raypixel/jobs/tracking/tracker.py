@@ -92,7 +92,10 @@ class Tracker:
         return self._writer.flush(timeout_s)
 
     def close(self, timeout_s: float = 60.0) -> int:
-        """Write what is left for at most a time, warn if something was lost, and return the number of entries lost."""
+        """Write what is left, warn if something was lost, and return the number of entries lost.
+
+        A store that has taken nothing for `timeout_s` is given up; one that is merely slow is waited for.
+        """
         return self._writer.close(timeout_s)
 
     def describe(self) -> str:

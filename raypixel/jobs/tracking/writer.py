@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ _GATHER_S = 1.0  # how long metrics gather before they are written together
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 _MAX_REFUSALS = 4  # of one entry by a store that answers
+_SECONDS_TO_SAY = 10.0  # when `close` says what it waits for
 
 
 class Run(Protocol):
@@ -81,6 +83,7 @@ class Writer:
         self._queue: deque[Entry] = deque()
         self._num_in_flight = 0
         self._num_lost = 0
+        self._num_written = 0
         self._num_waiting = 0  # threads in `flush` or `close`: write now, do not gather
         self._is_closed = False
         self._warned: set[str] = set()
@@ -112,12 +115,15 @@ class Writer:
                 self._num_waiting -= 1
 
     def close(self, timeout_s: float) -> int:
-        """Flush, take nothing more, warn if something was lost, and return the number of entries lost."""
+        """Take nothing more, write what is left, warn if something was lost, and return the number of entries lost.
+
+        A store that is slow is waited for, one that has taken nothing for `timeout_s` is not.
+        """
         with self._changed:
             is_first = not self._is_closed
             self._is_closed = True
         if is_first:
-            is_written = self.flush(timeout_s)
+            is_written = self._flush_patiently(timeout_s)
             self._is_abandoned.set()
             with self._changed:
                 self._num_lost += self._num_in_flight + len(self._queue)
@@ -130,6 +136,21 @@ class Writer:
                 self._warn(f"MLflow at {self._store}: {entries} not written")
         return self._num_lost
 
+    def _flush_patiently(self, timeout_s: float) -> bool:
+        """Wait until the queue is written, or nothing of it was for a time; return whether it is."""
+        began_at = written_at = time.monotonic()
+        num_written = self._num_written
+        while not self.flush(min(timeout_s, _SECONDS_TO_SAY)):
+            now = time.monotonic()
+            if self._num_written > num_written:
+                num_written, written_at = self._num_written, now
+            elif now - written_at >= timeout_s:
+                return False
+            if now - began_at >= _SECONDS_TO_SAY and written_at > began_at:
+                text = f"is slow: {len(self._queue)} entries are yet to be written"
+                self._warn_once("slow", text)
+        return True
+
     def _drop_oldest(self) -> None:
         for index, entry in enumerate(self._queue):
             if not entry.is_vital:
@@ -139,9 +160,10 @@ class Writer:
 
     def _work(self) -> None:
         while entries := self._take():
-            self._write(entries)
+            is_written = self._write(entries)
             with self._changed:
                 self._num_in_flight = 0
+                self._num_written += is_written
                 self._changed.notify_all()
 
     def _take(self) -> list[Entry]:
@@ -171,7 +193,8 @@ class Writer:
         self._queue = left
         return taken
 
-    def _write(self, entries: list[Entry]) -> None:
+    def _write(self, entries: list[Entry]) -> bool:
+        """Write entries, again and again; return whether they were taken."""
         wait_s, num_refusals = _FIRST_WAIT_S, 0
         while (error := self._try(entries)) is not None:
             if self._is_answering():
@@ -180,13 +203,14 @@ class Writer:
                     self._warn_once("refused", f"does not take an entry ({reason(error)})")
                     with self._changed:
                         self._num_lost += len(entries)
-                    return
+                    return False
             else:
                 text = f"does not answer ({reason(error)}); going on, trying again"
                 self._warn_once("lost", text)
             if self._is_over_after(wait_s):
-                return  # `close` has counted these
+                return False  # `close` has counted these
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        return True
 
     def _try(self, entries: list[Entry]) -> Exception | None:
         from mlflow.entities import Metric

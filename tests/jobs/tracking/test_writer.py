@@ -2,6 +2,7 @@
 
 import math
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,22 @@ def test_an_entry_that_the_store_refuses_is_left_out_and_told(uri: str) -> None:
     assert len(warnings) == 2
     assert "does not take an entry (Invalid value" in warnings[0]
     assert warnings[1] == f"MLflow at {uri}: 1 entry was not written"
+
+
+def test_a_store_that_is_slow_is_waited_for_at_the_end(uri: str) -> None:
+    warnings: list[str] = []
+    with Tracker("tests", uri=uri, warn=warnings.append) as tracker:
+        run = tracker.start("run", params={}, tags={})
+        assert tracker.flush(60)
+        for number in range(200):  # a transaction each
+            run.tag(f"tag{number}", "x")
+        started = time.monotonic()
+        assert tracker.close(0.5) == 0
+    assert time.monotonic() - started > 0.5
+    assert run.run_id is not None
+    tags = client_of(uri).get_run(run.run_id).data.tags
+    assert all("is slow" in text for text in warnings)
+    assert sum(name.startswith("tag") for name in tags) == 200
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,14 @@ _SPARE = 16
 
 
 class Memory:
-    """The planes of a batch of images, (num_slots, numbers of one image)."""
+    """The planes of a batch of images, (num_slots, numbers of one image).
+
+    Attributes:
+        plan: The plan.
+        block_rows: Whole rows kept of every plane, for a block; 0 keeps rings.
+        flat: All numbers, (num_slots, numbers of one image).
+        outside: What an image holds before its first row, (numbers of one image,).
+    """
 
     def __init__(
         self,
@@ -34,6 +41,7 @@ class Memory:
             block_rows: Whole rows kept beside those above them, of cells too; 0 keeps each plane's ring only.
             scratch: Planes beside the plan's own.
         """
+        self.plan, self.block_rows = plan, block_rows
         planes = [*plan.planes, *scratch]
         self.index = {plane: number for number, plane in enumerate(planes)}
         self.offsets: list[int] = []

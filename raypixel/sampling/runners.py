@@ -12,6 +12,7 @@ from raypixel.nn.masked import scale_levels
 from raypixel.nn.plan import Stage
 from raypixel.sampling import fused
 from raypixel.sampling.blocks import Schedule
+from raypixel.sampling.memory import Memory
 from raypixel.sampling.stepping import Stepper, Where
 
 # memory that a block of observed rows may take; more images are consumed in turn
@@ -105,10 +106,11 @@ class Runner:
 
     def _block(self, schedule: Schedule, num_slots: int, num_rows: int) -> Stepper:
         device, dtype = self.batch.device, self.batch.dtype
-        return Stepper(
+        memory = Memory(
             self.plan, num_slots, dtype=dtype, device=device,
             block_rows=num_rows, scratch=schedule.scratch,
         )  # fmt: skip
+        return Stepper(memory)
 
     def _fill(self, schedule: Schedule, slots: NDArray[np.int64], num_rows: int) -> None:
         """Run the plan over the first rows of some images; keep of each plane what the next row reads."""

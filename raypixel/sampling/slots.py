@@ -20,6 +20,7 @@ from raypixel.models.registry import PixelModel, generation_order, sampling_stag
 from raypixel.nn.likelihoods import Bernoulli, Categorical, gumbel_noise
 from raypixel.nn.plan import Stage
 from raypixel.sampling import fused
+from raypixel.sampling.memory import Memory
 from raypixel.sampling.replay import RecordedRunner, records_on
 from raypixel.sampling.runners import Batch, FusedRunner, Runner
 from raypixel.sampling.stepping import Stepper
@@ -139,14 +140,15 @@ class Slots:
     def _runner(self, number: int, backend: Backend) -> Runner:
         stage, first_dimension = self.stages[number], self._prepared.first_dimensions[number]
         batch = self._batch
-        stepper = Stepper(stage.plan, len(batch.x), dtype=batch.dtype, device=batch.device)
+        memory = Memory(stage.plan, len(batch.x), dtype=batch.dtype, device=batch.device)
+        stepper = Stepper(memory)
         if backend == "torch":
             return Runner(batch, stage, stepper, first_dimension)
         if backend == "recorded":
             return RecordedRunner(batch, stage, stepper, first_dimension)
         programs = self._prepared.programs
         if number not in programs:
-            programs[number] = fused.Program(stage, stepper.memory, first_dimension)
+            programs[number] = fused.Program(stage, memory, first_dimension)
         return FusedRunner(batch, stage, stepper, first_dimension, programs[number])
 
     def admit(self, slots: Sequence[int], images: Sequence[Image]) -> None:

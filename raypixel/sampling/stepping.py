@@ -4,14 +4,13 @@ Images may stand at different positions: then rows and columns are index tensors
 plain slices, one matrix product for each operation, nothing read back from the device.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raypixel.nn.plan import Cell, Gate, Linear, Norm, Op, Plan, Plane, Tap
+from raypixel.nn.plan import Cell, Gate, Linear, Norm, Op, Plane, Tap
 from raypixel.sampling.memory import Memory
 
 
@@ -52,24 +51,11 @@ class Where:
 
 
 class Stepper:
-    """A plan with its memory for a number of images."""
+    """A plan over the memory of a number of images."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        num_slots: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        block_rows: int = 0,
-        scratch: Sequence[Plane] = (),
-    ) -> None:
-        """Make the memory; with `block_rows`, of a block of whole rows (see `raypixel.sampling.blocks`)."""
-        self.plan = plan
-        self.memory = Memory(
-            plan, num_slots, dtype=dtype, device=device, block_rows=block_rows, scratch=scratch
-        )
-        self._keeps_cells = block_rows > 0
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.plan = plan = memory.plan
         self._programs = [plan.program(group) for group in range(plan.num_groups)]
         self._cells: dict[Plane, Tensor] = {}
 
@@ -140,7 +126,7 @@ class Stepper:
     def _read(self, tap: Tap, where: Where) -> Tensor:
         """Return channels at positions, (M, channels); of whole rows (M, columns, channels), in a block (M, rows, ...)."""
         plane = tap.plane
-        if plane.kind == "cell" and not self._keeps_cells:
+        if plane.kind == "cell" and not self.memory.block_rows:
             value = self._cells[plane][..., tap.start : tap.stop]
             if value.dim() == 3 and where.column is not None:
                 value = value[:, where.column]
@@ -157,7 +143,7 @@ class Stepper:
 
     def _write(self, tap: Tap, where: Where, value: Tensor) -> None:
         plane = tap.plane
-        if plane.kind != "cell" or self._keeps_cells:
+        if plane.kind != "cell" or self.memory.block_rows:
             self.memory.of(plane)[self._at(tap, where)] = value
         elif value.shape[-1] == plane.size:
             self._cells[plane] = value

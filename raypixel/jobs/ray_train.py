@@ -1,6 +1,7 @@
 """Data-parallel training on Ray Train: the worker's program on every worker, its messages back to the driver."""
 
 import json
+import os
 import signal
 import threading
 import uuid
@@ -13,7 +14,7 @@ import torch
 
 from raypixel.data import Manifest
 from raypixel.errors import RaypixelError, StorageError, TrainingError
-from raypixel.experiment import ExperimentConfig
+from raypixel.experiment import ExperimentConfig, ScalingConfig
 from raypixel.jobs import datasets, session
 from raypixel.jobs.mirror import Desk, writing
 from raypixel.jobs.notice import end_of_worker, notice_of, watch_preemption
@@ -27,8 +28,13 @@ SPLITS = ("train", "val")
 RAY_FOLDER = "ray"
 """What Ray Train leaves in a run's folder while it runs."""
 SECONDS_BETWEEN_LOOKS = 0.3
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 START_ATTEMPTS = 10
 """How often the start of the workers may time out (`session` sets three minutes): another machine may have to come up."""
+ELASTIC_START_S = 10
+"""The same timeout where the number of workers may vary. Ray Train starts as many as it has counted machines for, so there is
+nothing to wait for but its own mistake: a machine that died is counted for up to 40 s."""
+ELASTIC_START_ATTEMPTS = 180
 
 
 def train_on_ray(
@@ -60,6 +66,7 @@ def train_on_ray(
     inbox = Inbox()
     inbox.open(rays, news)
     run = uuid.uuid4().hex
+    num_starts = ELASTIC_START_ATTEMPTS if _is_elastic(config.scaling) else START_ATTEMPTS
     trainer = TorchTrainer(
         _worker_loop,
         train_loop_config={
@@ -82,7 +89,7 @@ def train_on_ray(
             **ray_storage(rays),
             failure_config=ray.train.FailureConfig(
                 max_failures=config.scaling.max_failures,
-                controller_failure_limit=START_ATTEMPTS,
+                controller_failure_limit=num_starts,
             ),
             callbacks=[end_of_worker(run)],
             logging_config=ray.LoggingConfig(log_level="ERROR"),
@@ -91,7 +98,8 @@ def train_on_ray(
     relay = _Relay(news / MESSAGES, on_message)
     interrupt_handler = signal.getsignal(signal.SIGINT)
     try:
-        result = trainer.fit()
+        with _start_timeout(config.scaling):
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         known = raypixel_error(error)
         if known is None:
@@ -116,6 +124,27 @@ def train_on_ray(
     if "problems" in outcome:
         raise TrainingError(outcome["problems"])
     return dict(outcome["metrics"])
+
+
+def _is_elastic(scaling: ScalingConfig) -> bool:
+    return not isinstance(scaling.num_workers, int)
+
+
+@contextmanager
+def _start_timeout(scaling: ScalingConfig) -> Iterator[None]:
+    """Set Ray Train's timeout for the start of elastic workers, whatever is set for others."""
+    if not _is_elastic(scaling):
+        yield
+        return
+    before = os.environ.get(START_TIMEOUT)
+    os.environ[START_TIMEOUT] = str(ELASTIC_START_S)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[START_TIMEOUT]
+        else:
+            os.environ[START_TIMEOUT] = before
 
 
 def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:

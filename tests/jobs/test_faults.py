@@ -214,21 +214,21 @@ def weights(folder: Path) -> bytes:
     return (folder / "checkpoints" / "last" / "model.safetensors").read_bytes()
 
 
-def test_workers_are_added_while_the_global_batch_and_its_order_stay(
+def test_workers_are_added_and_lost_while_the_global_batch_and_its_order_stay(
     tiny, digits, tmp_path, private_mlflow, machines, drive, one_thread
 ):
-    """[1, 2] workers: one machine, then two; of the one image in the last batch one worker has none."""
+    """[1, 2] workers: one machine, then two, then one; of the one image in the last batch one of two workers has none."""
     changes = {
         "training__batch_size": 4,  # an epoch of 81 steps takes seconds, so that notice comes amid one
         "training__schedule": "constant",
-        "training__checkpoint_every_minutes": 60.0,
+        "training__checkpoint_every_minutes": 0.02,
         "data__max_train_images": 321,
         "data__max_eval_images": 49,
     }
     elastic = {"num_workers": [1, 2], "resize_seconds": 2.0, "cpus_per_worker": 1.0}
     scaling = {f"scaling__{key}": value for key, value in elastic.items()}
     driver = drive(tiny(training__num_epochs=ENDLESS, **changes, **scaling))
-    machines.add()
+    first = machines.add()
     driver.start()
     driver.train_on()
     step, workers = driver.continued_after(machines.add)
@@ -237,6 +237,19 @@ def test_workers_are_added_while_the_global_batch_and_its_order_stay(
     told = re.search(r"a worker is to end: saved at step ([\d,]+)", driver.log.read_text())
     assert told
     assert step >= int(told[1].replace(",", ""))
+    driver.train_on()
+    saved = driver.saved_step()
+    killed_at = time.monotonic()
+    step, workers = driver.continued_after(lambda: machines.kill(first))
+    seconds = time.monotonic() - killed_at
+    LOG.info(
+        "machine killed: saved at %d, went on at %d with 1 worker %.0f s later",
+        saved,
+        step,
+        seconds,
+    )
+    assert workers == 1
+    assert step >= saved
     driver.train_on()
     assert driver.process is not None
     driver.process.send_signal(signal.SIGINT)

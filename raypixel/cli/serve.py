@@ -3,8 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,34 +133,54 @@ def _serve(launch: "Launch", address: str | None) -> None:
     settings = absolute(launch.settings)
     check(launch, is_local=is_local, environment=os.environ)
     say(f"starting {', '.join(settings.models)} ...")
-    stop = threading.Event()
-    with _stopped_by_signals(stop), cluster(address):
+    with _interrupted_by_signals(), cluster(address):
         from raypixel.serving import app
 
         try:
-            handle = app.start(
-                settings,
-                host=launch.host,
-                port=launch.port,
-                options=launch.options,
-                http_options=launch.http_options,
-            )
+            with _interrupted_by_signals():  # Ray has put its own handler in place of ours
+                handle = app.start(
+                    settings,
+                    host=launch.host,
+                    port=launch.port,
+                    options=launch.options,
+                    http_options=launch.http_options,
+                )
         except RuntimeError as error:
             app.stop()
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise ServingError(
                 f"the service does not start: {lines[-1] if lines else error}"
             ) from None
+        stop = threading.Event()
         try:
-            with _stopped_by_signals(stop):  # Ray has put its own handler in place of ours
+            with _stopped_by_signals(stop):
                 _say_address(launch)
                 while not stop.wait(1.0):
                     pass
                 say("finishing what was accepted; once more ends it at once")
-                if not app.drain(handle, timeout_s=settings.limits.timeout_s + 10):
-                    say("some requests were not finished")
+                _finish(handle, timeout_s=settings.limits.timeout_s + 10)
         finally:
             app.stop()
+
+
+def _finish(handle: Any, *, timeout_s: float) -> None:
+    """Wait until what was accepted is answered, as long as Ray is there to do it."""
+    from raypixel.serving import app
+
+    is_finished: list[bool] = []
+    drain = threading.Thread(
+        target=lambda: is_finished.append(app.drain(handle, timeout_s=timeout_s)), daemon=True
+    )
+    drain.start()
+    while drain.is_alive():
+        if not app.is_there():
+            # the signal went to Ray's processes too: there is nothing to stop, and Ray, after a minute of trying to
+            # reach them, would end this process with pages of its own
+            say("Ray was ended too: what was accepted is not finished")
+            os._exit(1)
+        drain.join(0.5)
+    if is_finished != [True]:
+        say("some requests were not finished")
 
 
 def _say_address(launch: "Launch") -> None:
@@ -173,8 +193,7 @@ def _say_address(launch: "Launch") -> None:
     say("Ctrl-C ends it")
 
 
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+def _stopped_by_signals(stop: threading.Event) -> AbstractContextManager[None]:
     """Let SIGINT and SIGTERM set an event; the second one interrupts."""
 
     def on_signal(number: int, frame: object) -> None:
@@ -183,6 +202,26 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.set()
 
+    return _handled(on_signal)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM interrupt: nothing is accepted yet that must be finished."""
+
+    def on_signal(number: int, frame: object) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    with _handled(on_signal):
+        try:
+            yield
+        except SystemExit:  # by Ray's own handler, which stands while Ray starts
+            raise KeyboardInterrupt from None
+
+
+@contextmanager
+def _handled(on_signal: Callable[[int, Any], None]) -> Iterator[None]:
     before = {name: signal.signal(name, on_signal) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

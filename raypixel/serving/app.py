@@ -6,9 +6,8 @@
 import asyncio
 import logging
 import os
-import tempfile
+import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,6 +21,7 @@ from raypixel.serving.autoscaling import METRIC
 from raypixel.serving.config import DEPLOYMENT
 from raypixel.serving.hosts import Hosts
 from raypixel.serving.http import create_app
+from raypixel.serving.launch import fetch_registered
 from raypixel.serving.security import read_keys, require_keys
 from raypixel.serving.settings import Settings
 
@@ -33,6 +33,7 @@ _GAUGES = {
     "raypixel_sub_pixels_per_second": "Recent speed",
 }
 _METRICS_PERIOD_S = 2.0
+_SECONDS_TO_ANSWER = 5.0
 # the engine queues, bounded by images; Ray need not
 _MAX_ONGOING = 10_000
 
@@ -107,13 +108,6 @@ def build(args: dict[str, Any]) -> serve.Application:
     return Endpoint.bind(args)  # type: ignore[attr-defined]
 
 
-def fetch_registered(uri: str) -> Path:
-    """Download a model of MLflow's registry, once for each version, and return its folder."""
-    from raypixel.jobs.tracking.registry import fetch_model
-
-    return fetch_model(uri, Path(tempfile.gettempdir()) / f"raypixel-models-{os.getuid()}")
-
-
 def start(
     settings: Settings,
     *,
@@ -145,6 +139,16 @@ def drain(handle: Any, *, timeout_s: float) -> bool:
     try:
         handle.broadcast("drain").results(timeout_s=timeout_s)
     except (TimeoutError, ray.exceptions.RayError):
+        return False
+    return True
+
+
+def is_there() -> bool:
+    """Return whether the Ray cluster that this process is connected to still listens."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
+    except OSError:
         return False
     return True
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from raypixel.config import parse
 from raypixel.errors import ConfigError, ServingError
 from raypixel.jobs.evaluate import resolve_checkpoint
+from raypixel.jobs.worker import choose_device
 from raypixel.serving.config import IMPORT_PATH
 from raypixel.serving.security import read_keys, require_keys
 from raypixel.serving.settings import Settings
@@ -87,7 +89,7 @@ def from_config(mapping: dict[str, Any], *, where: str) -> Launch:
 
 
 def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> None:
-    """Find out early what would make replicas fail: keys, checkpoints, the port.
+    """Find out early what would make replicas fail: keys, the device, checkpoints, the port.
 
     Args:
         launch: What is to be started.
@@ -102,10 +104,20 @@ def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> 
         require_keys(read_keys(file, environment), launch.host)
     if not is_local:
         return
+    choose_device(launch.settings.device)
     for source in launch.settings.models.values():
-        if not source.startswith("models:/"):
+        if source.startswith("models:/"):
+            fetch_registered(source)  # the replicas find it there
+        else:
             resolve_checkpoint(source)
     _check_port(launch.host, launch.port)
+
+
+def fetch_registered(uri: str) -> Path:
+    """Download a model of MLflow's registry, once for each version, and return its folder."""
+    from raypixel.jobs.tracking.registry import fetch_model
+
+    return fetch_model(uri, Path(tempfile.gettempdir()) / f"raypixel-models-{os.getuid()}")
 
 
 def absolute(settings: Settings) -> Settings:

@@ -4,9 +4,11 @@ import copy
 from pathlib import Path
 
 import pytest
+import torch
 
 from raypixel.config import load_yaml, parse
-from raypixel.errors import CheckpointError, ConfigError, ServingError
+from raypixel.errors import CheckpointError, ConfigError, RaypixelError, ServingError
+from raypixel.jobs.tracking import TrackingError
 from raypixel.serving.autoscaling import RemainingSubPixels
 from raypixel.serving.config import check_serve_config, parse_serve_config, read_serve_config
 from raypixel.serving.launch import Launch, check, from_config, parse_models
@@ -119,7 +121,7 @@ def test_models_are_named_after_their_folder_or_as_asked():
             parse_models(texts, None)
 
 
-def test_what_would_fail_in_a_replica_fails_before_ray_starts(tmp_path):
+def test_what_would_fail_in_a_replica_fails_before_ray_starts(tmp_path, private_mlflow):
     settings = Settings(models={"a": str(tmp_path / "none")})
     with pytest.raises(ConfigError, match="must be a name of letters"):
         parse(Settings, {"models": {"a b": "x"}}, where="args")
@@ -127,6 +129,13 @@ def test_what_would_fail_in_a_replica_fails_before_ray_starts(tmp_path):
         check(Launch(settings), is_local=True, environment={})
     with pytest.raises(ServingError, match="an API key must be given"):
         check(Launch(settings, host="0.0.0.0"), is_local=True, environment={})
+    registered = Settings(models={"a": "models:/none@champion"})
+    with pytest.raises(TrackingError, match="models:/none@champion is not there"):
+        check(Launch(registered), is_local=True, environment={})
+    if not torch.cuda.is_available():
+        on_gpu = settings.model_copy(update={"device": "cuda"})
+        with pytest.raises(RaypixelError, match="device must be there, got 'cuda'"):
+            check(Launch(on_gpu), is_local=True, environment={})
 
 
 class Context:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -33,27 +34,34 @@ def path(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("served") / "digits", image_shape=(1, 16, 16))
 
 
-@pytest.fixture(scope="module")
-def service(path, tmp_path_factory):
-    """Run `raypixel serve` with two replicas; yield the process and its address."""
-    folder = tmp_path_factory.mktemp("cwd")
+@contextmanager
+def serve(path, folder, *options, **popen):
+    """Run `raypixel serve` in a folder, its stderr in a file there; end it."""
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment["PYTHONPATH"] = str(Path(raypixel.__file__).parents[1])
-    command = [sys.executable, "-m", "raypixel", "serve", str(path), "--replicas", "2"]
+    command = [sys.executable, "-m", "raypixel", "serve", str(path), *options]
     with (folder / "stderr").open("w") as errors:
         process = subprocess.Popen(
             [*command, "--port", str(free_port())],
-            stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder, env=environment,
+            stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder, env=environment, **popen,
         )  # fmt: skip
     try:
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://127.0.0.1:"), (folder / "stderr").read_text()
-        yield process, url
+        yield process
     finally:
         if process.poll() is None:
             process.terminate()
         process.wait(60)
         process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def service(path, tmp_path_factory):
+    """Run it with two replicas; yield the process and its address."""
+    folder = tmp_path_factory.mktemp("cwd")
+    with serve(path, folder, "--replicas", "2") as process:
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:"), (folder / "stderr").read_text()
+        yield process, url
 
 
 def replicas(process) -> dict[int, psutil.Process]:
@@ -141,3 +149,28 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(service):
     assert "HTTP 503" in str(refused) or "does not answer" in str(refused)
     assert {each.image for each in rows} | {0} == set(range(256))
     assert process.wait(60) == 0
+
+
+def test_sigterm_to_the_whole_group_ends_at_once_in_words_of_our_own(path, tmp_path):
+    with serve(path, tmp_path, start_new_session=True) as process:
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(30) == 1
+    assert (tmp_path / "stderr").read_text().splitlines()[2:] == [
+        "Ctrl-C ends it",
+        "finishing what was accepted; once more ends it at once",
+        "Ray was ended too: what was accepted is not finished",
+    ]
+
+
+def test_sigterm_while_it_starts_is_told_in_one_line(path, tmp_path):
+    with serve(path, tmp_path) as process:
+        deadline = time.monotonic() + 60
+        while "starting" not in (tmp_path / "stderr").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)  # Ray starts
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    said = (tmp_path / "stderr").read_text().split("\n")
+    assert said == ["starting digits ...", "", "serve was interrupted", ""]

@@ -263,6 +263,7 @@ class Engine:
                 lambda: worker.score(scoring.x[rest], labels, span_s=QUIET_S)
             )
         except Exception as error:
+            # whatever it is, it belongs to this caller, and the engine goes on
             if not scoring.result.done():
                 scoring.result.set_exception(error)
             return

@@ -58,6 +58,7 @@ class Gate:
         except Problem as problem:
             await answer(note, problem)
         except Exception:
+            # a bug of ours: the client gets an answer all the same, and the log says why
             if status:  # the answer has begun
                 raise
             _log.exception("a request to %s failed", scope["path"])

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 from raypixel.serving.engine import Job, Rows
 from raypixel.serving.settings import Limits
 from raypixel.serving.work import Order, Problem, problems
+
+_log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 10.0
 
@@ -108,7 +111,8 @@ class EventStream(Response):
             last = await asyncio.to_thread(_event, "done", answer)
         except Problem as problem:
             last = _event("error", {"status": problem.status, "detail": problem.detail})
-        except Exception:
+        except Exception:  # the answer has begun and can only end with a word; the log says why
+            _log.exception("a stream failed")
             last = _event("error", {"status": 500, "detail": "the images could not be made"})
         await write(last, more=False)
 
@@ -144,7 +148,7 @@ class EventStream(Response):
                 ready.clear()
                 if text:
                     await write(text)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # rows that are ready now go together
                 if gathering.done():
                     news.set()
             gathering.result()

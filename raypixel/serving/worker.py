@@ -100,6 +100,7 @@ class Worker:
             outcome.gained, self._known = int((progress - self._known).sum()), progress
             self._report(orders.streamed, outcome)
         except Exception as error:
+            # whatever it is, it is handed to all who wait, and the slots are free again
             outcome.error = error
             self._waiting.clear()
             for slot in np.flatnonzero(self._slots.stage >= 0).tolist():
@@ -126,7 +127,7 @@ class Worker:
                 self._slots.admit([slot], [image])
                 self._told[slot], self._num_observed[slot] = 0, _num_rows_observed(image)
                 admitted.append(slot)
-            except Exception as error:
+            except Exception as error:  # whatever it is, it belongs to this image's caller alone
                 self._release(slot)
                 outcome.failed.append((slot, error))
             if time.perf_counter() > deadline:

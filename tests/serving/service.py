@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,3 +126,27 @@ def serving(
         yield service
     finally:
         service.close()
+
+
+def post(client, path, body, **headers):
+    """Post JSON to a path below /v1."""
+    return client.post(f"/v1/{path}", json=body, headers=headers)
+
+
+def detail(response) -> str:
+    """Return the sentence of an error."""
+    assert set(response.json()) == {"detail"}
+    return response.json()["detail"]
+
+
+def npz(response) -> dict[str, np.ndarray]:
+    """Return the arrays of an answer."""
+    return dict(np.load(io.BytesIO(response.content), allow_pickle=False))
+
+
+def wait_until(condition, seconds=20.0):
+    """Assert that a condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -19,6 +19,11 @@ def ended(**known) -> TrialResult:
     return TrialResult(trial, Path("runs/1"), entry)
 
 
+def test_a_resumed_sweep_counts_the_trials_that_ended_before(capsys):
+    SweepWatch(4, "val/bits_per_dim", num_ended=2).finish(ended(status="failed", error="x"))
+    assert capsys.readouterr().err == "[3/4] seed=1: failed: x\n"
+
+
 @pytest.mark.parametrize(
     ("metric", "done", "stopped"),
     [

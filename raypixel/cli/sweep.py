@@ -77,10 +77,11 @@ def sweep(
     if not loaded.num_parameters:  # images of the user's own, prepared only now
         loaded = load_sweep(file, parse_overrides(assignments), is_smoke=smoke)
     folder, is_resumed = _choose_folder(runs / loaded.config.name, resume=resume)
+    num_ended = _num_ended(folder) if is_resumed else 0
     say(f"{loaded.config.name}: {loaded.num_trials} trials on {data.name}, into {folder}")
     with (
         record.opening_tracker(say) as tracker,
-        SweepWatch(loaded.num_trials, loaded.config.metric.name) as watch,
+        SweepWatch(loaded.num_trials, loaded.config.metric.name, num_ended=num_ended) as watch,
     ):
         result = run_sweep(
             loaded,
@@ -184,6 +185,17 @@ def _shown(spread: "Spread | None", digits: int) -> str:
         return ""
     text = f"{spread.mean:.{digits}f}"
     return text if spread.deviation is None else f"{text} ± {spread.deviation:.{digits}f}"
+
+
+def _num_ended(folder: Location) -> int:
+    """Count the trials that a sweep to be resumed need not run again."""
+    from raypixel.jobs.ledger import FILE_NAME, read_ledger
+    from raypixel.jobs.remote_run import fetch_sweep
+
+    copy = fetch_sweep(folder)
+    if not (copy / FILE_NAME).exists():
+        return 0
+    return sum(entry.is_over for entry in read_ledger(copy).entries.values())
 
 
 def _choose_folder(folder: Location, *, resume: bool) -> tuple[Location, bool]:

@@ -21,11 +21,11 @@ DIGITS = {"val/bits_per_dim": 4, "val/nll_nats": 2}
 class SweepWatch:
     """Show the trials that run, the best so far, and each trial as it ends."""
 
-    def __init__(self, num_trials: int, metric: str) -> None:
+    def __init__(self, num_trials: int, metric: str, *, num_ended: int = 0) -> None:
         self.num_trials = num_trials
         self.metric = metric
         self.unit, self.digits = UNITS[metric], DIGITS[metric]
-        self.num_ended = 0
+        self.num_ended = num_ended
         self.best: tuple[float, str] | None = None
         self.running: dict[str, list[str]] = {}
         is_terminal = sys.stderr.isatty()

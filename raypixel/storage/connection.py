@@ -8,6 +8,8 @@ from typing import Any
 
 from raypixel.errors import ConfigError, StorageError
 
+CACHE = "RAYPIXEL_CACHE"
+_GIVEN = "_RAYPIXEL_CACHE_IS_GIVEN"  # by another process, not by the machine
 SETTINGS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -18,7 +20,7 @@ SETTINGS = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_EC2_METADATA_DISABLED",
-    "RAYPIXEL_CACHE",
+    CACHE,
 )
 
 
@@ -29,8 +31,13 @@ class Access:
     variables: dict[str, str] = field(repr=False)
 
     def use(self) -> None:
-        """Take them over in this process."""
-        os.environ.update(self.variables)
+        """Take them over in this process; only the folder of working copies that its machine names stays."""
+        given = dict(self.variables)
+        if CACHE in os.environ and _GIVEN not in os.environ:
+            given.pop(CACHE, None)
+        elif CACHE in given:
+            given[_GIVEN] = "1"
+        os.environ.update(given)
 
 
 def access() -> Access:

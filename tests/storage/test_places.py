@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,18 @@ def test_settings_are_handed_on_and_their_secret_is_not_shown(monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     settings.use()
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "hunter2"
+
+
+def test_a_machine_keeps_the_cache_that_it_names_and_takes_another_otherwise():
+    environment = {k: v for k, v in os.environ.items() if "RAYPIXEL_CACHE" not in k}
+
+    def cache_of(own: dict[str, str], *given: str) -> str:
+        calls = "; ".join(f"Access({{'RAYPIXEL_CACHE': {path!r}}}).use()" for path in given)
+        program = f"from raypixel.storage import Access; {calls}; import os; print(os.environ['RAYPIXEL_CACHE'])"
+        command = [sys.executable, "-c", program]
+        run = subprocess.run(command, env=environment | own, capture_output=True, text=True)
+        return run.stdout.strip()
+
+    assert cache_of({}, "/driver") == "/driver"
+    assert cache_of({"RAYPIXEL_CACHE": "/own"}, "/driver") == "/own"
+    assert cache_of({}, "/driver", "/later") == "/later"  # a process that is used again

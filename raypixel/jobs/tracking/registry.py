@@ -24,6 +24,9 @@ _FILES = (
     "checkpoint.json",
 )
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+# what MLflow takes; it looks only when the version is already made
+_NAME = re.compile(r"[^/:@]+")
+_ALIAS = re.compile(r"(?!(?i:latest|v[0-9]+)$)[\w-]{1,255}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,13 @@ def register_model(
         uri: MLflow tracking URI; MLFLOW_TRACKING_URI or `mlflow.db` in the working folder by default.
 
     Raises:
-        TrackingError: The store cannot be opened or refuses.
+        TrackingError: The name or the alias cannot be one, or the store cannot be opened or refuses.
     """
+    if not _NAME.fullmatch(name):
+        raise TrackingError(f"model name must have no '/', ':' or '@', got {name!r}")
+    if alias is not None and not _ALIAS.fullmatch(alias):
+        rule = "must be letters, digits, '_' and '-', and neither 'latest' nor a version like 'v1'"
+        raise TrackingError(f"alias {rule}, got {alias!r}")
     client, experiment_id, store = _open(uri)
     from mlflow.exceptions import MlflowException
 

@@ -34,3 +34,16 @@ def test_a_registered_checkpoint_is_fetched_by_alias_and_version(tmp_path, priva
         fetch_model("models:/digits@challenger", downloads)
     with pytest.raises(TrackingError, match=r"must be models:/NAME@ALIAS or .* got 'models:/x'"):
         fetch_model("models:/x", downloads)
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"), [("digits", "v1"), ("digits", "Latest"), ("digits", "a b"), ("a/b", None)]
+)
+def test_a_name_that_cannot_be_is_refused_before_anything_is_made(
+    tmp_path, private_mlflow, name, alias
+):
+    checkpoint = read_checkpoint(write_model(tmp_path / "first"))
+    with pytest.raises(TrackingError, match=f"must .* got '{alias or name}'"):
+        register_model(checkpoint, name, alias=alias)
+    with pytest.raises(TrackingError, match="models:/digits/1 is not there"):
+        fetch_model("models:/digits/1", tmp_path / "downloads")

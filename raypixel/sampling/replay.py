@@ -7,6 +7,7 @@ Images may stand at different positions; slots whose image is not in this stage 
 Elsewhere than on a GPU the same steps run one operation after another: so the tests hold them to the oracle.
 """
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,9 @@ from raypixel.sampling.runners import Batch, Runner
 from raypixel.sampling.stepping import Stepper, Where
 
 Action = Callable[[], None]
+_ONE_AT_A_TIME = (
+    threading.Lock()
+)  # a process records one graph at a time, and may serve several models
 
 
 class Recorded:
@@ -50,6 +54,7 @@ def record(action: Action, device: torch.device) -> Action:
     """Record an action as a CUDA graph, without doing it; return what replays it."""
     graph = torch.cuda.CUDAGraph()
     with (
+        _ONE_AT_A_TIME,
         torch.cuda.device(device),
         torch.cuda.graph(graph, capture_error_mode="thread_local"),  # a server has other threads
     ):

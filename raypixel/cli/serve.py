@@ -2,9 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,7 @@ def _serve(launch: "Launch", address: str | None) -> None:
     settings = absolute(launch.settings)
     check(launch, is_local=is_local, environment=os.environ)
     say(f"starting {', '.join(settings.models)} ...")
-    with _interrupted_by_signals(), cluster(address):
+    with _interrupted_by_signals(), ExitStack() as quiet, cluster(address):
         from raypixel.serving import app
 
         try:
@@ -160,7 +161,27 @@ def _serve(launch: "Launch", address: str | None) -> None:
                 say("finishing what was accepted; once more ends it at once")
                 _finish(handle, timeout_s=settings.limits.timeout_s + 10)
         finally:
+            quiet.enter_context(_without_output())
             app.stop()
+
+
+@contextmanager
+def _without_output() -> Iterator[None]:
+    """Drop what is written: Ray's own code, not all of it Python, reports each call that it cuts off at its end."""
+    streams = (sys.stdout, 1), (sys.stderr, 2)
+    for stream, _ in streams:
+        stream.flush()
+    kept = [os.dup(number) for _, number in streams]
+    with Path(os.devnull).open("wb") as nowhere:
+        for _, number in streams:
+            os.dup2(nowhere.fileno(), number)
+    try:
+        yield
+    finally:
+        for (stream, number), before in zip(streams, kept, strict=True):
+            stream.flush()
+            os.dup2(before, number)
+            os.close(before)
 
 
 def _finish(handle: Any, *, timeout_s: float) -> None:

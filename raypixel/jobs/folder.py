@@ -25,6 +25,8 @@ from raypixel.jobs.lease import lease
 from raypixel.jobs.remote_run import fetch_checkpoint, fetch_run, put_files
 from raypixel.storage import Location, Remote
 
+LOCK = ".lock"
+
 
 def open_run(config: ExperimentConfig, manifest: Manifest, folder: Path, *, resume: bool) -> str:
     """Make a run's folder, or check that the one there is the same training and may be continued.
@@ -126,7 +128,7 @@ def claim(place: Location) -> Iterator[None]:
         return
     folder = place
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

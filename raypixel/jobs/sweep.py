@@ -14,7 +14,15 @@ from raypixel.jobs import datasets, record, session
 from raypixel.jobs.folder import begin_run, claim
 from raypixel.jobs.ledger import Ledger
 from raypixel.jobs.mirror import carrying
-from raypixel.jobs.sweep_folder import known_trials, note_data, now, open_ledger, settled_data
+from raypixel.jobs.sweep_folder import (
+    SWEEP_FILE,
+    drop_unbegun,
+    known_trials,
+    note_data,
+    now,
+    open_ledger,
+    settled_data,
+)
 from raypixel.jobs.tracking import TrackedRun, Tracker
 from raypixel.jobs.trials import Book, TrialResult, TrialWatch
 from raypixel.jobs.tuning import tune_trials
@@ -129,8 +137,9 @@ def run_sweep(
     place = absolute(place)
     with ExitStack() as stack:
         stack.enter_context(claim(place))
+        stack.callback(drop_unbegun, place)
         ledger = open_ledger(sweep, place, is_resumed=is_resumed)
-        files = ("sweep.yaml", "trials.json")
+        files = (SWEEP_FILE, "trials.json")
         ledger.written = stack.enter_context(carrying(ledger.folder, place, warn, files))
         known = known_trials(sweep, ledger)
         ledger.facts |= {"command": command, "finished": None}
@@ -191,7 +200,7 @@ def _start_parent(tracker: Tracker, sweep: Sweep, ledger: Ledger) -> TrackedRun:
         tags={"raypixel.kind": "sweep", "raypixel.folder": str(ledger.home)},
         key=str(ledger.facts["id"]),
     )
-    parent.log_artifact(ledger.folder / "sweep.yaml")
+    parent.log_artifact(ledger.folder / SWEEP_FILE)
     return parent
 
 

@@ -9,6 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,13 +25,17 @@ from raypixel.data import (
     num_levels_of,
 )
 from raypixel.data.loader import EvalBatches
-from raypixel.errors import CheckpointError
+from raypixel.errors import CheckpointError, StorageError
 from raypixel.evaluation import histogram_baseline, uniform_baseline
 from raypixel.experiment import parse_experiment, relevant_options
+from raypixel.jobs.folder import LOCK
+from raypixel.jobs.lease import OBJECT as LEASE
 from raypixel.jobs.ledger import FILE_NAME, Ledger, read_ledger
 from raypixel.jobs.remote_run import fetch_sweep
-from raypixel.storage import Location
+from raypixel.storage import Location, Remote
 from raypixel.sweeps import Sweep, Trial
+
+SWEEP_FILE = "sweep.yaml"
 
 
 def open_ledger(sweep: Sweep, place: Location, *, is_resumed: bool) -> Ledger:
@@ -45,7 +50,7 @@ def open_ledger(sweep: Sweep, place: Location, *, is_resumed: bool) -> Ledger:
 def _open(sweep: Sweep, folder: Path, *, is_resumed: bool) -> Ledger:
     if is_resumed and (folder / FILE_NAME).exists():
         return read_ledger(folder)
-    shutil.copyfile(sweep.path, folder / "sweep.yaml")
+    shutil.copyfile(sweep.path, folder / SWEEP_FILE)
     block = sweep.config.raypixel
     reference = block.reference and {
         "source": block.reference.source,
@@ -63,6 +68,19 @@ def _open(sweep: Sweep, folder: Path, *, is_resumed: bool) -> Ledger:
         "finished": None,
     }
     return Ledger(folder, facts)
+
+
+def drop_unbegun(place: Location) -> None:
+    """Delete the folder of a sweep that failed before its first trial, so that its name is free again."""
+    with suppress(StorageError):  # what failed first is told
+        if _names(place) <= {SWEEP_FILE, LOCK, LEASE}:
+            storage.remove(place)
+
+
+def _names(place: Location) -> set[str]:
+    if isinstance(place, Remote):
+        return set(storage.list_files(place))
+    return {path.name for path in place.iterdir()}
 
 
 def known_trials(sweep: Sweep, ledger: Ledger) -> dict[str, Trial]:

@@ -101,21 +101,6 @@ def test_a_runs_folder_that_cannot_be_made_stops_a_sweep_too(tmp_path, digits_ro
     assert result.stderr == f"Error: /dev/null/x: {rule}, got Not a directory\n"
 
 
-@pytest.mark.ray
-def test_a_sweep_that_fails_before_its_first_trial_leaves_its_name_free(
-    tmp_path, digits_root, private_mlflow
-):
-    file = tmp_path / "x.yaml"
-    parameters = "{training.seed: {values: [1, 2]}}"
-    file.write_text(f"name: x\nparameters: {parameters}\nraypixel: {{base: digits_pixelcnn}}\n")
-    runs = tmp_path / "runs"
-    where = ("--set", f"data.root={digits_root}", "--runs", str(runs))
-    result = invoke("sweep", str(file), *where, "--address", "127.0.0.1:9")
-    assert result.exit_code == 1
-    assert "no Ray cluster answers at 127.0.0.1:9" in result.stderr
-    assert list(runs.iterdir()) == []
-
-
 def test_a_sweep_is_told_from_an_experiment(tmp_path):
     file = tmp_path / "x.yaml"
     file.write_text("parameters: {}\nraypixel: {}\n")

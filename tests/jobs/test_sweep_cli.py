@@ -106,6 +106,14 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.ray
+def test_a_sweep_that_fails_before_its_first_trial_leaves_its_name_free(tmp_path):
+    write(tmp_path, {"training.seed": {"values": [1, 2]}})
+    _, err = run(tmp_path, "s.yaml", *SMALL, "--address", "127.0.0.1:9", code=1)
+    assert "no Ray cluster answers at 127.0.0.1:9" in err
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 def test_trials_of_several_workers_run_and_are_stopped_without_a_deadlock(tmp_path):
     file = write(

@@ -168,11 +168,14 @@ def test_memory_grows_with_the_width_not_the_area(config):
 class NoReading(TorchDispatchMode):
     """Fail when a number is read back from the device."""
 
+    num_operations = 0
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func not in (
             torch.ops.aten._local_scalar_dense.default,
             torch.ops.aten.nonzero.default,
         ), f"{func} waits for the device"
+        self.num_operations += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -182,8 +185,9 @@ def test_a_step_of_a_batch_at_one_position_reads_nothing_back(config):
     labels = labels_for(model, 2)
     slots = Slots(model, 2, backend="torch")
     slots.admit([0, 1], [Image(k, None if labels is None else int(labels[k])) for k in range(2)])
-    with NoReading():
+    with NoReading() as watched:
         slots.advance(7)
+    assert watched.num_operations > 7 * len(slots.stages[0].plan.steps)
 
 
 def test_changed_weights_are_noticed():

@@ -34,4 +34,8 @@ def test_no_group_a_damaged_file_and_a_group_of_another_cluster_do_no_harm(
 ):
     if text is not None:
         (tmp_path / FILE_NAME).write_text(text)
+    from ray.util.placement_group import placement_group_table
+
+    groups = placement_group_table()
     remove_group(tmp_path)
+    assert placement_group_table() == groups

@@ -29,7 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from raypixel.nn import kernels
+from raypixel import kernels
 
 Name = Literal["sliced"] | kernels.Implementation
 NAMES: tuple[Name, ...] = ("sliced", "reference", "fused", "raster")

@@ -17,6 +17,7 @@ PACKAGE = Path(raypixel.__file__).parent
 FLOORS = {
     "": 0,  # raypixel/__init__.py
     "errors": 0,
+    "kernels": 0,
     "recipes": 0,
     "units": 0,
     "client": 1,
@@ -55,7 +56,7 @@ OWNERS = {
 COMPUTED_IMPORTS = {
     "raypixel": "raypixel.load opens jobs on first use, so that `import raypixel` stays fast",
     "raypixel.models": "imports every file of its own folder, which registers the models",
-    "raypixel.nn.kernels": "opens one of its own files, whose library may be missing",
+    "raypixel.kernels": "opens one of its own files, whose library may be missing",
     "raypixel.data.vision": "opens torchvision, its own, with warnings silenced",
 }
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raypixel.nn.kernels import diagonal_bilstm, diagonal_lstm, row_lstm
+from raypixel.kernels import diagonal_bilstm, diagonal_lstm, row_lstm
 from raypixel.nn.masked import MaskedConv2d
 from raypixel.nn.norm import GroupedLayerNorm, emit_norm
 from raypixel.nn.plan import Cell, Linear, Plan, Plane, Tap, group_slices, in_group_order, pick

@@ -1,6 +1,6 @@
 """The inner loops of the compiled walker: sixteen lanes at a time for float32, plain loops for float64.
 
-Numba chooses by the arrays' type when it compiles. The vectors are those of the recurrences (`raypixel.nn.kernels.simd`).
+Numba chooses by the arrays' type when it compiles. The vectors are those of the recurrences (`raypixel.kernels.simd`).
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 # Numba's overloads list the arguments for their types.
@@ -13,8 +13,8 @@ from typing import Any
 from numba import njit, types
 from numba.extending import overload
 
-from raypixel.nn.kernels import simd
-from raypixel.nn.kernels.simd import LANES, as_floats, broadcast, clamp, fma, load, number, store
+from raypixel.kernels import simd
+from raypixel.kernels.simd import LANES, as_floats, broadcast, clamp, fma, load, number, store
 
 __all__ = ["LANES", "accumulate", "accumulate_all", "compiled", "gather", "sigmoids", "tanhs"]
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from raypixel.nn import kernels
-from tests.nn.kernels.drawn import (
+from raypixel import kernels
+from tests.kernels.drawn import (
     BOTH,
     FAST,
     GENERAL,

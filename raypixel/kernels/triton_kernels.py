@@ -26,8 +26,8 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from raypixel.nn.kernels import triton_cells
-from raypixel.nn.kernels.reference import Direction
+from raypixel.kernels import triton_cells
+from raypixel.kernels.reference import Direction
 
 # Pipelining would break the kernels. Fused multiply-add is asked for: Triton 3.9 warns otherwise.
 _COMPILER_OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from raypixel.nn.kernels import simd
+from raypixel.kernels import simd
 
 LANES = simd.LANES
 TILE = 16  # accumulators in a register tile

@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from raypixel.nn.kernels.reference import Direction, skew, unskew
+from raypixel.kernels.reference import Direction, skew, unskew
 
 __all__ = [
     "Direction",
@@ -223,7 +223,7 @@ def _run(
     name = implementation or choose_implementation(device, dtype, hidden_size=size)
     _check_implementation(name, device, dtype, size)
     module_name = "triton_kernels" if name == "triton" else name
-    module = import_module(f"raypixel.nn.kernels.{module_name}")
+    module = import_module(f"raypixel.kernels.{module_name}")
     with torch.autocast(device.type, enabled=False):
         x, weights, initial_hidden, initial_cell = (argument.to(dtype) for argument in arguments)
         hidden: Tensor = getattr(module, recurrence)(

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from raypixel.nn.kernels import raster_backward, raster_forward
-from raypixel.nn.kernels.reference import Direction
-from raypixel.nn.kernels.simd import LANES, compile_kernel
-from raypixel.nn.kernels.threads import run_on_threads
+from raypixel.kernels import raster_backward, raster_forward
+from raypixel.kernels.reference import Direction
+from raypixel.kernels.simd import LANES, compile_kernel
+from raypixel.kernels.threads import run_on_threads
 
 
 def diagonal(

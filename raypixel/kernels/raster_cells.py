@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from raypixel.nn.kernels.simd import (
+from raypixel.kernels.simd import (
     LANES,
     as_floats,
     broadcast,
@@ -35,7 +35,7 @@ from raypixel.nn.kernels.simd import (
     stream,
     tanh,
 )
-from raypixel.nn.kernels.tiles import add_product, gather_lanes, scatter_lanes
+from raypixel.kernels.tiles import add_product, gather_lanes, scatter_lanes
 
 _BLOCK = LANES * LANES
 

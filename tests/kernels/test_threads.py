@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from raypixel.nn.kernels import threads
-from raypixel.nn.kernels.simd import compile_kernel, take_next
+from raypixel.kernels import threads
+from raypixel.kernels.simd import compile_kernel, take_next
 
 
 def count(table):

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raypixel.nn import kernels
-from raypixel.nn.kernels import reference
+from raypixel import kernels
+from raypixel.kernels import reference
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if IS_INTERPRETED else "cuda"
@@ -43,7 +43,7 @@ def triton_kernels() -> ModuleType:
     pytest.importorskip("triton", reason="triton is not installed")
     if not IS_INTERPRETED and not torch.cuda.is_available():
         pytest.skip("no CUDA device; test_all_this_holds_in_the_interpreter runs this one")
-    from raypixel.nn.kernels import triton_kernels
+    from raypixel.kernels import triton_kernels
 
     return triton_kernels
 
@@ -169,7 +169,7 @@ def test_all_this_holds_in_the_interpreter():
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "--noconftest", "-W", ignored, *names],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,
@@ -191,8 +191,8 @@ def test_kernels_compile_for_a_gpu_without_one(recurrence, direction, size, monk
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from raypixel.nn.kernels import triton_cells
-    from raypixel.nn.kernels.triton_kernels import _diagonal_options, _row_options
+    from raypixel.kernels import triton_cells
+    from raypixel.kernels.triton_kernels import _diagonal_options, _row_options
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(triton_cells, f"{recurrence}_{direction}")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raypixel.nn import kernels
+from raypixel import kernels
 
 IMPLEMENTATIONS = ("reference", "fused", "raster")
 FAST = ("fused", "raster")

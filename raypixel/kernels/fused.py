@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from raypixel.nn.kernels.reference import Direction
+from raypixel.kernels.reference import Direction
 
 
 @dataclass(frozen=True)

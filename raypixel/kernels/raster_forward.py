@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from raypixel.nn.kernels.raster_cells import (
+from raypixel.kernels.raster_cells import (
     IS_RECORDED,
     NEXT_TASK,
     NEXT_WORKER,
@@ -35,7 +35,7 @@ from raypixel.nn.kernels.raster_cells import (
     write_row,
     zero,
 )
-from raypixel.nn.kernels.simd import LANES, shifted, take_next
+from raypixel.kernels.simd import LANES, shifted, take_next
 
 # Arguments, in the order of the table.
 _INPUTS, _HIDDEN, _GATES, _CELLS, _WEIGHTS, _INITIAL_HIDDEN, _INITIAL_CELL, _SCRATCH = range(8)

@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("numba")
 
-from raypixel.nn.kernels import simd, tiles
-from raypixel.nn.kernels.simd import compile_kernel
-from raypixel.nn.kernels.threads import run_on_threads
+from raypixel.kernels import simd, tiles
+from raypixel.kernels.simd import compile_kernel
+from raypixel.kernels.threads import run_on_threads
 
 
 def call(function, *arguments):

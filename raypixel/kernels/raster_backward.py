@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from raypixel.nn.kernels.raster_cells import (
+from raypixel.kernels.raster_cells import (
     NEXT_TASK,
     NEXT_WORKER,
     NUM_DIRECTIONS,
@@ -39,8 +39,8 @@ from raypixel.nn.kernels.raster_cells import (
     write_row,
     zero,
 )
-from raypixel.nn.kernels.simd import LANES, load, shifted, store, take_next
-from raypixel.nn.kernels.tiles import add_product, gather_lanes
+from raypixel.kernels.simd import LANES, load, shifted, store, take_next
+from raypixel.kernels.tiles import add_product, gather_lanes
 
 _BLOCK = LANES * LANES
 

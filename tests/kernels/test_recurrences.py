@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raypixel.nn import kernels
-from tests.nn.kernels.drawn import (
+from raypixel import kernels
+from tests.kernels.drawn import (
     BOTH,
     FAST,
     GENERAL,

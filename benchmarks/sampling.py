@@ -2,7 +2,7 @@
 
     python benchmarks/sampling.py                    the table
     python benchmarks/sampling.py --figure out.png   also time against the number of pixels, 8x8 to 64x64
-    python benchmarks/sampling.py --device cuda      the table on a GPU: recorded steps (a CUDA graph) beside single ones
+    python benchmarks/sampling.py --device cuda      the table on a GPU: captured steps (a CUDA graph) beside single ones
 
 The oracle's time is that of one full forward pass of the same batch (median of several), times the number of sub-pixels: it
 does exactly that, and running it to the end would take hours. `--whole` runs it to the end once, for one image of the
@@ -24,9 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.common import matmul_rate, median, timed
 from raypixel.models import build_model, validate_model_config
 from raypixel.models.registry import sampling_stages
-from raypixel.sampling import image_seeds, sample
-from raypixel.sampling.cached import sample_batch
-from raypixel.sampling.slots import Backend
+from raypixel.sampling import Image, cached, image_seeds, sample
+from raypixel.sampling.cached import Implementation
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 PIXELCNN = {"kind": "pixelcnn", "hidden_size": 32, "num_layers": 15}
@@ -41,9 +40,9 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, int, int], int, tuple[int, ...
         {**PIXELCNN, "hidden_size": 128, "output_size": 1024}, CIFAR, 256, (1, 16),
     ),
 }  # fmt: skip
-BACKENDS: dict[str, tuple[Backend, Backend]] = {
-    "cpu": ("fused", "torch"),
-    "cuda": ("recorded", "torch"),
+IMPLEMENTATIONS: dict[str, tuple[Implementation, Implementation]] = {
+    "cpu": ("compiled", "interpreter"),
+    "cuda": ("cuda_graph", "interpreter"),
 }
 
 
@@ -75,12 +74,17 @@ def oracle_seconds(model: nn.Module, image_shape: tuple[int, int, int], count: i
     return median([timed(forward) for _ in range(3)]) * x[0].numel()
 
 
-def cached_seconds(model: nn.Module, count: int, backend: Backend | None, *, rounds: int) -> float:
+def cached_seconds(
+    model: nn.Module, count: int, implementation: Implementation | None, *, rounds: int
+) -> float:
     """Return the time of a batch; compilation and the plan are made before."""
-    sample_batch(model, image_seeds(0, 1), backend=backend)
-    seeds = image_seeds(0, count)
+    images = [Image(seed) for seed in image_seeds(0, count)]
+    cached.draw(model, images[:1], implementation=implementation)
     return median(
-        [timed(lambda: sample_batch(model, seeds, backend=backend)) for _ in range(rounds)]
+        [
+            timed(lambda: cached.draw(model, images, implementation=implementation))
+            for _ in range(rounds)
+        ]
     )
 
 
@@ -96,22 +100,24 @@ def floor_seconds(model: nn.Module, rate: float) -> float:
 def table(rounds: int, device: str) -> None:
     """Print seconds and ratios."""
     rate = matmul_rate(torch.float32, device=device)
-    fast, plain = BACKENDS[device]
+    fast, plain = IMPLEMENTATIONS[device]
     where = (
         torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     )
     print(f"{where}, matrix products {rate / 1e9:.0f} GFLOP/s")
-    print(f"{'model':26} {'n':>3} {'oracle':>9} {fast:>9} {plain:>9} {'ratio':>6} {'of floor':>8}")
+    print(
+        f"{'model':26} {'n':>3} {'oracle':>9} {fast:>11} {plain:>11} {'ratio':>6} {'of floor':>8}"
+    )
     for name, (options, image_shape, num_levels, counts) in CASES.items():
         model = make(options, image_shape, num_levels, device)
         for count in counts:
             oracle = oracle_seconds(model, image_shape, count)
             first, second = (
-                cached_seconds(model, count, backend, rounds=rounds) for backend in (fast, plain)
+                cached_seconds(model, count, each, rounds=rounds) for each in (fast, plain)
             )
             floor = floor_seconds(model, rate) * count
             print(
-                f"{name:26} {count:3} {oracle:8.1f}s {first:8.3f}s {second:8.3f}s "
+                f"{name:26} {count:3} {oracle:8.1f}s {first:10.3f}s {second:10.3f}s "
                 f"{oracle / first:6.0f} {first / floor:7.1f}x",
                 flush=True,
             )
@@ -140,19 +146,19 @@ def figure(path: Path) -> None:
     FigureCanvasAgg(picture)
     axis = picture.subplots()
     for color, (name, (options, _, _, _)) in enumerate(list(CASES.items())[:5]):
-        cached, oracle = [], []
+        fast, oracle = [], []
         for side in sides:
             model = make(options, (1, side, side), 2)
-            cached.append(cached_seconds(model, 1, None, rounds=3))
+            fast.append(cached_seconds(model, 1, None, rounds=3))
             oracle.append(oracle_seconds(model, (1, side, side), 1))
             pixels = side * side
             print(
-                f"{name:26} {side:2}x{side:<2} cached {cached[-1]:7.3f} s "
-                f"({1e6 * cached[-1] / pixels:5.1f} us a pixel), oracle {oracle[-1]:8.1f} s",
+                f"{name:26} {side:2}x{side:<2} cached {fast[-1]:7.3f} s "
+                f"({1e6 * fast[-1] / pixels:5.1f} us a pixel), oracle {oracle[-1]:8.1f} s",
                 flush=True,
             )
         pixels_of = [side * side for side in sides]
-        axis.loglog(pixels_of, cached, f"C{color}o-", label=f"{name}, cached")
+        axis.loglog(pixels_of, fast, f"C{color}o-", label=f"{name}, cached")
         axis.loglog(pixels_of, oracle, f"C{color}s--", label=f"{name}, oracle")
     axis.set(xlabel="pixels", ylabel="seconds for one image", xticks=[s * s for s in sides])
     axis.set_xticklabels([f"{side}x{side}" for side in sides])
@@ -165,7 +171,7 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", choices=list(BACKENDS), default="cpu")
+    parser.add_argument("--device", choices=list(IMPLEMENTATIONS), default="cpu")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--whole", action="store_true")
     arguments = parser.parse_args()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raypixel.errors import ConfigError
 from raypixel.models import PixelModel
-from raypixel.sampling import Image, Sampler, Slots, image_seeds, sample
+from raypixel.sampling import CachedSampler, Image, Sampler, image_seeds, sample
 
 
 def draw(
@@ -75,7 +75,7 @@ def class_labels_for(model: nn.Module, num_images: int, class_label: int | None)
 def estimate_seconds(model: nn.Module, num_images: int) -> float:
     """Estimate how long `draw` takes from one row of the images, the second: the first also compiles."""
     model.eval()
-    batch = Slots(model, num_images)
+    batch = CachedSampler(model, num_images)
     labels = class_labels_for(model, num_images, None)
     images = [
         Image(seed, None if labels is None else int(labels[seed])) for seed in range(num_images)

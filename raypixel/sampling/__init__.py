@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, cast
 
 import numpy as np
@@ -10,13 +11,12 @@ from torch import Tensor, nn
 
 from raypixel.models.registry import PixelModel
 from raypixel.sampling import cached, oracle
-from raypixel.sampling.oracle import image_noise
-from raypixel.sampling.slots import Image, Slots
+from raypixel.sampling.cached import CachedSampler
+from raypixel.sampling.oracle import Image, image_noise
 
-__all__ = ["Image", "Sampler", "Slots", "image_noise", "image_seeds", "sample"]
+__all__ = ["CachedSampler", "Image", "Sampler", "image_noise", "image_seeds", "sample"]
 
 Sampler = Literal["cached", "oracle"]
-_SAMPLERS = {"cached": cached.sample_batch, "oracle": oracle.sample_batch}
 
 
 def image_seeds(seed: int, num_images: int) -> list[int]:
@@ -66,37 +66,30 @@ def sample(
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     shape = (len(seeds), *cast(PixelModel, model).image_shape)
-    _check_observed(x, observed, shape)
-    was_training = model.training
-    model.eval()
-    images = []
-    try:
-        for start in range(0, len(seeds), batch_size):
-            part = slice(start, start + batch_size)
-            images.append(
-                _SAMPLERS[sampler](
-                    model,
-                    seeds[part],
-                    class_labels=None if class_labels is None else class_labels[part],
-                    temperature=temperature,
-                    x=None if x is None else x[part],
-                    observed=None if observed is None else observed[part],
-                    progress=progress,
-                    watch=None if watch is None else _numbered(watch, start),
-                )
-            )
-    finally:
-        model.train(was_training)
-    return torch.cat(images) if images else torch.empty(shape, dtype=torch.uint8)
-
-
-def _check_observed(x: Tensor | None, observed: Tensor | None, shape: tuple[int, ...]) -> None:
     if (x is None) != (observed is None):
         raise ValueError("x and observed must be given together, got one of them")
     for name, value in (("x", x), ("observed", observed)):
         if value is not None and value.shape != shape:
             raise ValueError(f"{name} must be {shape}, got {tuple(value.shape)}")
-
-
-def _numbered(watch: Callable[[int, Tensor], None], start: int) -> Callable[[Tensor], None]:
-    return lambda levels: watch(start, levels)
+    images = [
+        Image(
+            seed,
+            None if class_labels is None else int(class_labels[k]),
+            temperature,
+            None if x is None else x[k],
+            None if observed is None else observed[k],
+        )
+        for k, seed in enumerate(seeds)
+    ]
+    draw = oracle.draw if sampler == "oracle" else cached.draw
+    was_training = model.training
+    model.eval()
+    drawn = []
+    try:
+        for start in range(0, len(seeds), batch_size):
+            watch_batch = None if watch is None else partial(watch, start)
+            batch = images[start : start + batch_size]
+            drawn.append(draw(model, batch, progress=progress, watch=watch_batch))
+    finally:
+        model.train(was_training)
+    return torch.cat(drawn) if drawn else torch.empty(shape, dtype=torch.uint8)

@@ -8,6 +8,7 @@ Reference: van den Oord et al. 2016a, sec. 2.1 (raster-scan order, R then G then
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -15,6 +16,25 @@ from torch import Tensor, nn
 
 from raypixel.models.registry import PixelModel, generation_order
 from raypixel.nn.likelihoods import gumbel_noise
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image to be made.
+
+    Attributes:
+        seed: Seed of its noise.
+        class_label: Its class, for a class-conditional model.
+        temperature: Divides the logits.
+        x: Levels of the observed sub-pixels, (C, H, W); None if nothing is observed.
+        observed: Which sub-pixels are kept from x, (C, H, W), bool.
+    """
+
+    seed: int
+    class_label: int | None = None
+    temperature: float = 1.0
+    x: Tensor | None = None
+    observed: Tensor | None = None
 
 
 def image_noise(model: nn.Module, seed: int) -> Tensor:
@@ -25,34 +45,34 @@ def image_noise(model: nn.Module, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def sample_batch(
+def draw(
     model: nn.Module,
-    seeds: Sequence[int],
+    images: Sequence[Image],
     *,
-    class_labels: Tensor | None = None,
-    temperature: float = 1.0,
-    x: Tensor | None = None,
-    observed: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Draw one image for each seed; arguments and result are those of `raypixel.sampling.cached.sample_batch`."""
+    """Draw images; arguments and result are those of `raypixel.sampling.cached.draw`."""
     pixel_model = cast(PixelModel, model)
     device = next(model.parameters()).device
     channels, height, width = pixel_model.image_shape
-    noise = torch.stack([image_noise(model, seed) for seed in seeds]).to(device)  # (N, D, noise)
-    labels = None if class_labels is None else class_labels.to(device)
-    levels = torch.zeros(len(seeds), channels, height, width, dtype=torch.uint8, device=device)
+    noise = torch.stack([image_noise(model, image.seed) for image in images]).to(device)  # N, D, P
+    temperature = torch.tensor([[image.temperature] for image in images], dtype=torch.float64)
+    labels = None
+    if images[0].class_label is not None:
+        labels = torch.tensor([image.class_label for image in images], device=device)
+    levels = torch.zeros(len(images), channels, height, width, dtype=torch.uint8, device=device)
     keeps = torch.zeros_like(levels, dtype=torch.bool)
-    if x is not None and observed is not None:
-        keeps = observed.to(device)
-        levels = torch.where(keeps, x.to(device), levels)
+    for k, image in enumerate(images):
+        if image.x is not None and image.observed is not None:
+            keeps[k] = image.observed.to(device)
+            levels[k] = torch.where(keeps[k], image.x.to(device), levels[k])
     for number, (i, j) in enumerate(generation_order(model)):
         for c in range(channels):
             params = model(levels, labels)[:, :, c, i, j]  # (N, P)
             drawn = pixel_model.likelihood.sample(
-                params, noise[:, number * channels + c], temperature=temperature
-            ).to(torch.uint8)
+                params / temperature.to(params), noise[:, number * channels + c]
+            )
             levels[:, c, i, j] = torch.where(keeps[:, c, i, j], levels[:, c, i, j], drawn)
             if progress:
                 progress(1)

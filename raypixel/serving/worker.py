@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raypixel.evaluation import nats_map
 from raypixel.nn.plan import Stage
-from raypixel.sampling import Image, Slots
+from raypixel.sampling import CachedSampler, Image
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Worker:
     def __init__(self, model: nn.Module, num_slots: int) -> None:
         """Make the slots, compile, and measure the pace on one image."""
         self._model = model.eval()
-        self._slots = slots = Slots(model, num_slots)
+        self._slots = slots = CachedSampler(model, num_slots)
         self._waiting: dict[int, Image] = {}
         self._told = np.zeros(num_slots, dtype=np.int64)
         self._num_observed = np.zeros(num_slots, dtype=np.int64)  # rows at the top
@@ -140,8 +140,6 @@ class Worker:
 
     def _prefill(self, slots: Iterable[int]) -> None:
         """Consume the observed rows of images that begin a stage."""
-        if self._slots.backend == "fused":
-            return
         groups: dict[tuple[int, int], list[int]] = {}
         for slot in slots:
             key = int(self._slots.stage[slot]), int(self._num_observed[slot])

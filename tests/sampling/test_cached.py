@@ -9,14 +9,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from raypixel.models import build_model, validate_model_config
 from raypixel.models.registry import generation_order, sampling_stages
-from raypixel.sampling import Image, Slots, image_seeds, sample
-from raypixel.sampling.cached import sample_batch, teacher_forced
-from raypixel.sampling.memory import Memory
-from raypixel.sampling.slots import Backend
+from raypixel.sampling import CachedSampler, Image, cached, image_seeds, sample
+from raypixel.sampling.cached import Implementation
+from raypixel.sampling.planes import Planes
 from tests.contract import VARIANTS, labels_for, random_model
 
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
-every_backend = pytest.mark.parametrize("backend", get_args(Backend))
+every_implementation = pytest.mark.parametrize("implementation", get_args(Implementation))
 NUM_LEVELS = 4
 
 
@@ -35,33 +34,58 @@ def images_of(model, count: int, *, seed: int = 1) -> torch.Tensor:
     return torch.randint(0, NUM_LEVELS, shape, generator=generator, dtype=torch.uint8)
 
 
+def requests(seeds, labels, *, x=None, observed=None) -> list[Image]:
+    return [
+        Image(
+            seed,
+            None if labels is None else int(labels[k]),
+            0.8,
+            None if x is None else x[k],
+            None if observed is None else observed[k],
+        )
+        for k, seed in enumerate(seeds)
+    ]
+
+
+def teacher_forced(model, x, class_labels=None, *, implementation=None) -> torch.Tensor:
+    """The parameters of every sub-pixel of x, (N, P, C, H, W), position by position, as sampling computes them."""
+    sampler = CachedSampler(model, len(x), implementation=implementation, keeps_params=True)
+    observed = torch.ones_like(x[0], dtype=torch.bool)
+    labels = [None] * len(x) if class_labels is None else class_labels.tolist()
+    images = [Image(0, label, 1.0, each, observed) for each, label in zip(x, labels, strict=True)]
+    sampler.admit(range(len(x)), images)
+    while len(sampler.finished()) < len(x):
+        sampler.advance()
+    return sampler.params
+
+
 @pytest.mark.parametrize("image_shape", [(1, 4, 5), (1, 3, 7), (3, 4, 3), (3, 2, 5)])
-@every_backend
+@every_implementation
 @every_variant
-def test_parameters_equal_the_full_pass(config, backend, image_shape):
+def test_parameters_equal_the_full_pass(config, implementation, image_shape):
     model = random_model(config, image_shape=image_shape, num_levels=NUM_LEVELS)
     x, labels = images_of(model, 3), labels_for(model, 3)
     with torch.no_grad():
         expected = model(x, labels)
-    found = teacher_forced(model, x, labels, backend=backend)
+    found = teacher_forced(model, x, labels, implementation=implementation)
     assert (found - expected).abs().max() < 1e-9
 
 
-@every_backend
+@every_implementation
 @every_variant
-def test_parameters_in_float32_equal_the_full_pass_to_rounding(config, backend):
+def test_parameters_in_float32_equal_the_full_pass_to_rounding(config, implementation):
     model = random_model(config, image_shape=(3, 4, 5), num_levels=NUM_LEVELS)
     x, labels = images_of(model, 2), labels_for(model, 2)
     with torch.no_grad():
         expected = model(x, labels)
-    found = teacher_forced(copy.deepcopy(model).float(), x, labels, backend=backend)
+    found = teacher_forced(copy.deepcopy(model).float(), x, labels, implementation=implementation)
     assert (found - expected).abs().max() < 2e-4 * expected.abs().max()
 
 
 @pytest.mark.parametrize(("image_shape", "num_levels"), [((1, 4, 5), 2), ((3, 4, 3), NUM_LEVELS)])
-@every_backend
+@every_implementation
 @every_variant
-def test_samples_and_completions_equal_the_oracle(config, backend, image_shape, num_levels):
+def test_samples_and_completions_equal_the_oracle(config, implementation, image_shape, num_levels):
     model = random_model(config, image_shape=image_shape, num_levels=num_levels)
     seeds, labels = image_seeds(0, 3), labels_for(model, 3)
     generator = torch.Generator().manual_seed(3)
@@ -73,9 +97,7 @@ def test_samples_and_completions_equal_the_oracle(config, backend, image_shape, 
         expected = sample(
             model, seeds, class_labels=labels, temperature=0.8, sampler="oracle", **given
         )
-        found = sample_batch(
-            model, seeds, class_labels=labels, temperature=0.8, backend=backend, **given
-        )
+        found = cached.draw(model, requests(seeds, labels, **given), implementation=implementation)
         assert torch.equal(found, expected)
     assert torch.equal(found[observed], x[observed])
 
@@ -85,25 +107,25 @@ def test_samples_and_completions_equal_the_oracle(config, backend, image_shape, 
 def test_parameters_below_rows_consumed_in_one_pass_equal_the_full_pass(
     config, num_rows, monkeypatch
 ):
-    monkeypatch.setattr("raypixel.sampling.runners.BLOCK_BYTES", 1)  # one image after another
+    monkeypatch.setattr("raypixel.sampling.stages.BLOCK_BYTES", 1)  # one image after another
     model = random_model(config, image_shape=(3, 6, 3), num_levels=NUM_LEVELS)
     x, labels = images_of(model, 2), labels_for(model, 2)
     with torch.no_grad():
         expected = model(x, labels)
-    slots = Slots(model, 2, backend="torch", records=True)
+    slots = CachedSampler(model, 2, implementation="interpreter", keeps_params=True)
     top = torch.zeros(3, 6, 3, dtype=torch.bool)
     top[:, :num_rows] = True
     given = [None if labels is None else int(labels[k]) for k in range(2)]
     slots.admit([0, 1], [Image(0, given[k], 1.0, x[k], torch.ones_like(top)) for k in range(2)])
     for number in range(len(slots.stages)):
-        slots._batch.observed[:] = top  # so that the block ends there
+        slots._slots.observed[:] = top  # so that the block ends there
         slots.prefill([0, 1])
-        slots._batch.observed[:] = True
+        slots._slots.observed[:] = True
         while slots.stage[0] == number:
             slots.advance(3)
-    below = slots.recorded.abs().amax(dim=(0, 1, 2, 4)) > 0
+    below = slots.params.abs().amax(dim=(0, 1, 2, 4)) > 0
     assert below.tolist() == [i >= num_rows for i in range(6)]
-    assert (slots.recorded - expected)[:, :, :, num_rows:].abs().max() < 1e-9
+    assert (slots.params - expected)[:, :, :, num_rows:].abs().max() < 1e-9
 
 
 @every_variant
@@ -124,9 +146,9 @@ def test_before_the_first_observed_dimension_a_completion_is_the_unconditioned_s
     assert not torch.equal(found[:, dimensions > 17], free[:, dimensions > 17])
 
 
-@every_backend
+@every_implementation
 @every_variant
-def test_an_image_does_not_depend_on_its_batch_or_on_when_it_joined(config, backend):
+def test_an_image_does_not_depend_on_its_batch_or_on_when_it_joined(config, implementation):
     """Five images through two slots: each joins as soon as another is done, steps are of uneven length."""
     model = random_model(config, image_shape=(1, 4, 5), num_levels=NUM_LEVELS)
     seeds, labels = image_seeds(2, 5), labels_for(model, 5)
@@ -136,7 +158,7 @@ def test_an_image_does_not_depend_on_its_batch_or_on_when_it_joined(config, back
     expected = sample(
         model, seeds, class_labels=labels, x=x, observed=observed, sampler="oracle", batch_size=1
     )
-    slots = Slots(model, 2, backend=backend)
+    slots = CachedSampler(model, 2, implementation=implementation)
     waiting, places, found = list(range(5)), {}, {}
     for step in range(200):
         for slot in slots.finished():
@@ -156,10 +178,10 @@ def test_memory_grows_with_the_width_not_the_area(config):
     def numbers(height: int, width: int) -> list[int]:
         model = random_model(config, image_shape=(1, height, width), num_levels=2)
         stages = sampling_stages(model)
-        memories = [
-            Memory(each.plan, 1, dtype=torch.float32, device=torch.device("cpu")) for each in stages
+        planes = [
+            Planes(each.plan, 1, dtype=torch.float32, device=torch.device("cpu")) for each in stages
         ]
-        return [memory.flat.shape[1] for memory in memories]
+        return [each.flat.shape[1] for each in planes]
 
     assert numbers(8, 8) == numbers(32, 8)
     assert all(b < 2.5 * a for a, b in zip(numbers(8, 8), numbers(8, 16), strict=True))
@@ -183,7 +205,7 @@ class NoReading(TorchDispatchMode):
 def test_a_step_of_a_batch_at_one_position_reads_nothing_back(config):
     model = random_model(config, image_shape=(3, 4, 5), num_levels=NUM_LEVELS)
     labels = labels_for(model, 2)
-    slots = Slots(model, 2, backend="torch")
+    slots = CachedSampler(model, 2, implementation="interpreter")
     slots.admit([0, 1], [Image(k, None if labels is None else int(labels[k])) for k in range(2)])
     with NoReading() as watched:
         slots.advance(7)
@@ -208,11 +230,11 @@ def test_a_class_label_must_fit_the_model():
         validate_model_config({"kind": "pixelcnn"}), image_shape=(1, 4, 4), num_levels=2
     )
     with pytest.raises(ValueError, match="class_label must be None"):
-        Slots(plain, 1).admit([0], [Image(0, class_label=1)])
+        CachedSampler(plain, 1).admit([0], [Image(0, class_label=1)])
     config = validate_model_config({"kind": "gated_pixelcnn", "use_class_conditioning": True})
     conditional = build_model(config, image_shape=(1, 4, 4), num_levels=2, num_classes=3)
     with pytest.raises(ValueError, match="class_label must be one of 3, got None"):
-        Slots(conditional, 1).admit([0], [Image(0)])
+        CachedSampler(conditional, 1).admit([0], [Image(0)])
 
 
 def test_observed_rows_at_the_top_are_consumed_before_the_first_step():
@@ -221,7 +243,7 @@ def test_observed_rows_at_the_top_are_consumed_before_the_first_step():
     observed = torch.zeros(1, 6, 4, dtype=torch.bool)
     observed[:, :4] = True
     observed[:, 5] = True  # below an unobserved row: not consumed yet
-    slots = Slots(model, 1, backend="torch")
+    slots = CachedSampler(model, 1, implementation="interpreter")
     slots.admit([0], [Image(0, None, 1.0, torch.ones(1, 6, 4, dtype=torch.uint8), observed)])
     slots.prefill([0])
     assert slots.row[0] == 4

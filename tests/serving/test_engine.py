@@ -80,9 +80,11 @@ def large(num_images: int = 40) -> list[Image]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("backend", ["fused", "torch"])
-def test_images_equal_the_samplers_whatever_the_company(kind, backend, monkeypatch):
-    monkeypatch.setattr("raypixel.sampling.slots.choose_backend", lambda batch: backend)
+@pytest.mark.parametrize("implementation", ["compiled", "interpreter"])
+def test_images_equal_the_samplers_whatever_the_company(kind, implementation, monkeypatch):
+    monkeypatch.setattr(
+        "raypixel.sampling.cached.choose_implementation", lambda slots: implementation
+    )
 
     @served
     async def run(start):

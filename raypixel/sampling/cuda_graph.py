@@ -1,8 +1,8 @@
-"""One stage of sampling whose step can be recorded: every number that changes lies in a tensor that stays.
+"""One stage of sampling whose step can be captured: every number that changes lies in a tensor that stays.
 
 A step in PyTorch is a few dozen operations of a few microseconds each on a GPU, and as much again to launch each of them.
 Here positions lie on the device and move there, so that every step is the same sequence of operations on the same
-addresses: a GPU records it once, as a CUDA graph, and replays it, one launch for a pixel and one for a row that begins.
+addresses: a GPU captures it once, as a CUDA graph, and replays it, one launch for a pixel and one for a row that begins.
 Images may stand at different positions; slots whose image is not in this stage take part and write nothing that counts.
 Elsewhere than on a GPU the same steps run one operation after another: so the tests hold them to the oracle.
 """
@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raypixel.nn.plan import Stage
-from raypixel.sampling.runners import Batch, Runner
-from raypixel.sampling.stepping import Stepper, Where
+from raypixel.sampling.interpreter import Positions
+from raypixel.sampling.stages import InterpretedStage, Slots
 
 Action = Callable[[], None]
-_ONE_AT_A_TIME = (
-    threading.Lock()
-)  # a process records one graph at a time, and may serve several models
+# a process captures one graph at a time, and may serve several models
+_ONE_AT_A_TIME = threading.Lock()
 
 
-class Recorded:
-    """An action on fixed tensors, run the first time, recorded the second, and replayed from then on."""
+class CapturedAction:
+    """An action on fixed tensors, run the first time, captured the second, and replayed from then on."""
 
     def __init__(self, action: Action, device: torch.device) -> None:
         self._action, self._device = action, device
@@ -35,23 +34,23 @@ class Recorded:
 
     def __call__(self) -> None:
         """Do it once."""
-        if not records_on(self._device):
+        if not is_available(self._device):
             self._action()
         elif self._times == 0:
-            _aside(self._action, self._device)  # libraries make their workspaces
+            _warm_up(self._action, self._device)
         else:
-            self._replay = self._replay or record(self._action, self._device)
+            self._replay = self._replay or capture(self._action, self._device)
             self._replay()
         self._times += 1
 
 
-def records_on(device: torch.device) -> bool:
-    """Whether steps are recorded there."""
+def is_available(device: torch.device) -> bool:
+    """Whether steps can be captured there."""
     return device.type == "cuda"
 
 
-def record(action: Action, device: torch.device) -> Action:
-    """Record an action as a CUDA graph, without doing it; return what replays it."""
+def capture(action: Action, device: torch.device) -> Action:
+    """Capture an action as a CUDA graph, without doing it; return what replays it."""
     graph = torch.cuda.CUDAGraph()
     with (
         _ONE_AT_A_TIME,
@@ -62,8 +61,8 @@ def record(action: Action, device: torch.device) -> Action:
     return graph.replay
 
 
-def _aside(action: Action, device: torch.device) -> None:
-    """Do an action on a stream of its own, as the first one before a recording must be."""
+def _warm_up(action: Action, device: torch.device) -> None:
+    """Do an action on a stream of its own, as before a capture must be: libraries make their workspaces."""
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -72,49 +71,46 @@ def _aside(action: Action, device: torch.device) -> None:
         torch.cuda.current_stream().wait_stream(stream)
 
 
-class RecordedRunner(Runner):
-    """One stage, in steps that can be recorded."""
+class GraphStage(InterpretedStage):
+    """One stage, in steps that can be captured."""
 
-    def __init__(
-        self, batch: Batch, stage: Stage, stepper: Stepper, first_dimension: Tensor
-    ) -> None:
-        super().__init__(batch, stage, stepper, first_dimension)
-        device = batch.device
-        self._slots = torch.arange(len(batch.x), device=device)
+    def __init__(self, slots: Slots, stage: Stage, first_dimension: Tensor) -> None:
+        super().__init__(slots, stage, first_dimension)
+        self._slots = torch.arange(len(slots.x), device=slots.device)
         # positions; of a slot that is not in this stage the row after the last
         self._rows = torch.full_like(self._slots, stage.height)
         self._columns = torch.zeros_like(self._slots)
-        self._pixels = Recorded(self._write_pixels, device)
-        self._row_starts = Recorded(self._begin_every_row, device)
+        self._write_pixels = CapturedAction(self._write_every_pixel, slots.device)
+        self._start_rows = CapturedAction(self._begin_every_row, slots.device)
 
     def advance(self, slots: NDArray[np.int64], num_pixels: int) -> None:
         """Write the next pixels of images that stand in this stage."""
         rows = np.full(len(self._slots), self.stage.height)
         columns = np.zeros(len(self._slots), dtype=np.int64)
-        rows[slots], columns[slots] = self.batch.row[slots], self.batch.column[slots]
+        rows[slots], columns[slots] = self.slots.row[slots], self.slots.column[slots]
         self._rows.copy_(torch.as_tensor(rows))
         self._columns.copy_(torch.as_tensor(columns))
         super().advance(slots, num_pixels)
 
     def _step(self, slots: NDArray[np.int64]) -> None:
-        rows, columns = self.batch.row[slots], self.batch.column[slots]
+        rows, columns = self.slots.row[slots], self.slots.column[slots]
         if (columns == 0).any():
             if (rows > 0).all():
-                self._row_starts()
+                self._start_rows()
             else:
                 self._begin(slots)
-        self._pixels()
+        self._write_pixels()
 
     def _begin_every_row(self) -> None:
         """Run the passes of every slot's row, begun or not: they read finished rows only and give the same again."""
         rows = self._rows.clamp(max=self.stage.height - 1)
-        self.begin_rows(Where(self._slots, rows), is_first=False)
+        self._begin_rows(Positions(self._slots, rows), is_first=False)
 
-    def _write_pixels(self) -> None:
+    def _write_every_pixel(self) -> None:
         """Write the next pixel of every slot in this stage and move its position."""
         rows = self._rows.clamp(max=self.stage.height - 1)
         is_idle = self._rows >= self.stage.height
-        self._write(Where(self._slots, rows, self._columns), is_idle)
+        self._write(Positions(self._slots, rows, self._columns), is_idle)
         self._columns.add_(1)
         has_ended = self._columns == self.plan.width
         self._rows.add_(has_ended)

@@ -11,7 +11,7 @@ from raypixel.nn.plan import Plan, Plane
 _SPARE = 16
 
 
-class Memory:
+class Planes:
     """The planes of a batch of images, (num_slots, numbers of one image).
 
     Attributes:
@@ -19,6 +19,7 @@ class Memory:
         block_rows: Whole rows kept of every plane, for a block; 0 keeps rings.
         flat: All numbers, (num_slots, numbers of one image).
         outside: What an image holds before its first row, (numbers of one image,).
+        offsets: Where each plane begins in an image's numbers.
     """
 
     def __init__(
@@ -42,33 +43,24 @@ class Memory:
             scratch: Planes beside the plan's own.
         """
         self.plan, self.block_rows = plan, block_rows
-        planes = [*plan.planes, *scratch]
-        self.index = {plane: number for number, plane in enumerate(planes)}
-        self.offsets: list[int] = []
-        parts = []
-        offset = 0
-        shapes = []
-        for plane in planes:
+        self.offsets: dict[Plane, int] = {}
+        shapes, parts, offset = [], [], 0
+        for plane in (*plan.planes, *scratch):
             part = _outside(plane, plan.width, block_rows)
             shapes.append(part.shape)
-            self.offsets.append(offset)
+            self.offsets[plane] = offset
             parts.append(part.to(dtype).flatten())
             offset += part.numel()
-        parts.append(torch.zeros(_SPARE, dtype=dtype))
-        self.outside = torch.cat(parts).to(device)
+        self.outside = torch.cat([*parts, torch.zeros(_SPARE, dtype=dtype)]).to(device)
         self.flat = self.outside.repeat(num_slots, 1)
-        self.views = [
-            self.flat[:, start : start + shape.numel()].unflatten(1, shape)
-            for start, shape in zip(self.offsets, shapes, strict=True)
-        ]
+        self._views = {
+            plane: self.flat[:, start : start + shape.numel()].unflatten(1, shape)
+            for (plane, start), shape in zip(self.offsets.items(), shapes, strict=True)
+        }
 
-    def of(self, plane: Plane) -> Tensor:
+    def __getitem__(self, plane: Plane) -> Tensor:
         """Return a plane of all images, (num_slots, rows, columns, size), shared."""
-        return self.views[self.index[plane]]
-
-    def reset(self, slots: slice | Tensor) -> None:
-        """Forget the images of some slots."""
-        self.flat[slots] = self.outside
+        return self._views[plane]
 
 
 def padded_width(plane: Plane, width: int) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raypixel.nn.plan import Cell, Linear, Op, Plan, Plane, Tap
-from raypixel.sampling.stepping import Stepper, Where
+from raypixel.sampling.interpreter import Interpreter, Positions
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,21 @@ class Schedule:
             else:
                 self._parts.append(([units[number]], False))
 
-    def run(self, block: Stepper, num_rows: int) -> None:
+    def run(self, block: Interpreter, num_rows: int) -> None:
         """Fill a block whose levels are written."""
         for units, recurs in self._parts:
             if not recurs:
                 (unit,) = units
                 rows = slice(int(unit.skips_first), num_rows)
                 if rows.start < num_rows:
-                    block.run([unit.op], Where(slice(None), rows))
+                    block.run([unit.op], Positions(slice(None), rows))
                 continue
             for row in range(num_rows):
                 for (_, order), part in groupby(units, key=lambda unit: (unit.batch, unit.order)):
                     ops = [unit.op for unit in part if row or not unit.skips_first]
-                    self._run_row(block, ops, order=order, where=Where(slice(None), row))
+                    self._run_row(block, ops, order=order, where=Positions(slice(None), row))
 
-    def _run_row(self, block: Stepper, ops: list[Op], *, order: str, where: Where) -> None:
+    def _run_row(self, block: Interpreter, ops: list[Op], *, order: str, where: Positions) -> None:
         if order == "parallel":
             block.run(ops, where)
             return

@@ -1,4 +1,4 @@
-"""The inner loops of the compiled walker: sixteen lanes at a time for float32, plain loops for float64.
+"""The inner loops of compiled plans: sixteen lanes at a time for float32, plain loops for float64.
 
 Numba chooses by the arrays' type when it compiles. The vectors are those of the recurrences (`raypixel.kernels.simd`).
 """
@@ -39,8 +39,8 @@ def accumulate_all(sums, values, place, count, weights, padded):
     raise NotImplementedError("compiled code only")
 
 
-def gather(values, at, memory, base, size, rectifies):
-    """Copy numbers from memory to values[at:], through a ReLU if so; the next fifteen may change too."""
+def gather(values, at, flat, base, size, rectifies):
+    """Copy numbers from a flat array to values[at:], through a ReLU if so; the next fifteen may change too."""
     raise NotImplementedError("compiled code only")
 
 
@@ -147,17 +147,17 @@ def _accumulate_all_plain(sums, values, place, count, weights, padded):
             sums[o] += values[k] * weights[place + k * padded + o]
 
 
-def _gather_lanes(values, at, memory, base, size, rectifies):
-    v, m = as_floats(values.ctypes.data), as_floats(memory.ctypes.data)
+def _gather_lanes(values, at, flat, base, size, rectifies):
+    v, m = as_floats(values.ctypes.data), as_floats(flat.ctypes.data)
     low = number(0.0) if rectifies else number(-3.4e38)
     high = number(3.4e38)
     for k in range(0, size, 16):
         store(v, at + k, clamp(load(m, base + k), low, high))
 
 
-def _gather_plain(values, at, memory, base, size, rectifies):
+def _gather_plain(values, at, flat, base, size, rectifies):
     for k in range(size):
-        value = memory[base + k]
+        value = flat[base + k]
         values[at + k] = 0.0 if rectifies and value < 0.0 else value
 
 
@@ -194,7 +194,7 @@ def _choose_accumulate_all(sums, values, place, count, weights, padded):
 
 
 @overload(gather)
-def _choose_gather(values, at, memory, base, size, rectifies):
+def _choose_gather(values, at, flat, base, size, rectifies):
     return _gather_lanes if values.dtype == types.float32 else _gather_plain
 
 

@@ -1,11 +1,11 @@
-"""Steps recorded once and replayed at every position: what a GPU does with a CUDA graph, here with a list of operations."""
+"""Steps captured once and replayed at every position: what a GPU does with a CUDA graph, here with a list of operations."""
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from raypixel.sampling import Image, Slots, image_seeds, replay, sample
+from raypixel.sampling import CachedSampler, Image, cuda_graph, image_seeds, sample
 from tests.contract import VARIANTS, labels_for, random_model
 
 NUM_LEVELS = 4
@@ -18,7 +18,7 @@ class Tape(TorchDispatchMode):
         super().__init__()
         self.calls = []
         self.num_replays = 0
-        self._is_done = True  # recording it did it
+        self._is_done = True  # capturing it did it
         with self:
             action()
 
@@ -41,16 +41,16 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture
 def tapes(monkeypatch):
-    """Record as on a GPU; the tapes that were made."""
+    """Capture as on a GPU; the tapes that were made."""
     made = []
 
-    def record(action, device):
+    def capture(action, device):
         made.append(Tape(action, device))
         return made[-1]
 
-    monkeypatch.setattr(replay, "records_on", lambda device: True)
-    monkeypatch.setattr(replay, "_aside", lambda action, device: action())
-    monkeypatch.setattr(replay, "record", record)
+    monkeypatch.setattr(cuda_graph, "is_available", lambda device: True)
+    monkeypatch.setattr(cuda_graph, "_warm_up", lambda action, device: action())
+    monkeypatch.setattr(cuda_graph, "capture", capture)
     return made
 
 
@@ -64,7 +64,7 @@ def test_replayed_steps_make_the_oracles_images(config, tapes):
     observed = torch.rand(x.shape, generator=generator) < 0.3
     observed[0] = False
     expected = sample(model, seeds, class_labels=labels, x=x, observed=observed, sampler="oracle")
-    slots = Slots(model, 3, backend="recorded")
+    slots = CachedSampler(model, 3, implementation="cuda_graph")
 
     def image(k: int) -> Image:
         return Image(seeds[k], None if labels is None else int(labels[k]), 1.0, x[k], observed[k])

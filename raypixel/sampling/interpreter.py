@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raypixel.nn.plan import Cell, Gate, Linear, Norm, Op, Plane, Tap
-from raypixel.sampling.memory import Memory
+from raypixel.sampling.planes import Planes
 
 
 @dataclass(frozen=True)
-class Where:
+class Positions:
     """Positions of some images: one for all, one for each, a whole row, or, in a block, many whole rows.
 
     Attributes:
@@ -50,16 +50,16 @@ class Where:
         return self._columns[offset]
 
 
-class Stepper:
+class Interpreter:
     """A plan over the memory of a number of images."""
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-        self.plan = plan = memory.plan
+    def __init__(self, planes: Planes) -> None:
+        self.planes = planes
+        self.plan = plan = planes.plan
         self._programs = [plan.program(group) for group in range(plan.num_groups)]
         self._cells: dict[Plane, Tensor] = {}
 
-    def begin_row(self, where: Where, *, is_first: bool) -> None:
+    def begin_row(self, where: Positions, *, is_first: bool) -> None:
         """Compute what a row needs of the finished rows.
 
         Args:
@@ -75,17 +75,19 @@ class Stepper:
             for column in reversed(range(self.plan.width)):
                 self.run(row_pass.ops, replace(where, column=column))
 
-    def params(self, where: Where, group: int) -> Tensor:
+    def params(self, where: Positions, group: int) -> Tensor:
         """Run the sub-step of a colour group; return the parameters so far, (M, C * P)."""
         self.run(self._programs[group], where)
         return self._read(self.plan.params.at(), where)
 
-    def write(self, plane: Plane, where: Where, value: Tensor, channel: int | None = None) -> None:
+    def write(
+        self, plane: Plane, where: Positions, value: Tensor, channel: int | None = None
+    ) -> None:
         """Write a plane's channels, or one of them, at positions."""
         stop = plane.size if channel is None else channel + 1
         self._write(plane.at(0, 0, channel or 0, stop), where, value)
 
-    def run(self, ops: "tuple[Op, ...] | list[Op]", where: Where) -> None:
+    def run(self, ops: "tuple[Op, ...] | list[Op]", where: Positions) -> None:
         """Run operations at positions, one after another."""
         for op in ops:
             if isinstance(op, Linear):
@@ -102,11 +104,11 @@ class Stepper:
             else:
                 self._write(op.target, where, self._norm(op, where))
 
-    def _norm(self, op: Norm, where: Where) -> Tensor:
+    def _norm(self, op: Norm, where: Positions) -> Tensor:
         x = self._read(op.source, where)
         return F.layer_norm(x, x.shape[-1:], op.weight, op.bias, op.eps)
 
-    def _linear(self, op: Linear, where: Where) -> Tensor:
+    def _linear(self, op: Linear, where: Positions) -> Tensor:
         added = [self._read(tap, where) for tap in op.plus]
         if op.bias is not None:
             added.append(op.bias)
@@ -123,28 +125,28 @@ class Stepper:
             result = result + other
         return result
 
-    def _read(self, tap: Tap, where: Where) -> Tensor:
+    def _read(self, tap: Tap, where: Positions) -> Tensor:
         """Return channels at positions, (M, channels); of whole rows (M, columns, channels), in a block (M, rows, ...)."""
         plane = tap.plane
-        if plane.kind == "cell" and not self.memory.block_rows:
+        if plane.kind == "cell" and not self.planes.block_rows:
             value = self._cells[plane][..., tap.start : tap.stop]
             if value.dim() == 3 and where.column is not None:
                 value = value[:, where.column]
             return value
         if plane.kind == "image":
-            value = self.memory.of(plane)[where.slots, 0, 0, tap.start : tap.stop]
+            value = self.planes[plane][where.slots, 0, 0, tap.start : tap.stop]
             if where.column is None:
                 value = value[:, None].expand(-1, self.plan.width, -1)
             if isinstance(where.row, slice):
                 num_rows = where.row.stop - where.row.start
                 value = value[:, None].expand(-1, num_rows, -1, -1)
             return value
-        return self.memory.of(plane)[self._at(tap, where)]
+        return self.planes[plane][self._at(tap, where)]
 
-    def _write(self, tap: Tap, where: Where, value: Tensor) -> None:
+    def _write(self, tap: Tap, where: Positions, value: Tensor) -> None:
         plane = tap.plane
-        if plane.kind != "cell" or self.memory.block_rows:
-            self.memory.of(plane)[self._at(tap, where)] = value
+        if plane.kind != "cell" or self.planes.block_rows:
+            self.planes[plane][self._at(tap, where)] = value
         elif value.shape[-1] == plane.size:
             self._cells[plane] = value
         else:
@@ -153,7 +155,7 @@ class Stepper:
             self._cells[plane][..., tap.start : tap.stop] = value
 
     def _at(
-        self, tap: Tap, where: Where
+        self, tap: Tap, where: Positions
     ) -> tuple[slice | Tensor, int | slice | Tensor, int | slice | Tensor, slice]:
         plane = tap.plane
         if plane.kind == "image":
@@ -162,7 +164,7 @@ class Stepper:
         if isinstance(where.row, slice):
             row = self._block(where.row.start - tap.row, where.row.stop - tap.row, plane)
         else:
-            row = where.ring_row(tap.row, self.memory.of(plane).shape[1])
+            row = where.ring_row(tap.row, self.planes[plane].shape[1])
         column: int | slice | Tensor
         if where.column is None:
             first = plane.left + tap.column
@@ -175,5 +177,5 @@ class Stepper:
         """Return where rows of a block lie: those above the image at its end."""
         if start >= 0:
             return slice(start, stop)
-        view = self.memory.of(plane)
+        view = self.planes[plane]
         return torch.arange(start, stop, device=view.device) % view.shape[1]

@@ -1,6 +1,6 @@
 # make demo   set up, then run the quickstart sweep
 # make test   set up, then check style, types and all tests
-# make lint   style and types only
+# make lint   style, floors (pyproject.toml) and types only
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -17,6 +17,7 @@ test: lint
 lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
 setup: $(VENV)/installed

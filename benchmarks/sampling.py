@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.common import matmul_rate, median, timed
-from raypixel.models import build_model, validate_model_config
-from raypixel.models.registry import sampling_stages
+from raypixel.models import PixelModel, build_model, validate_model_config
 from raypixel.sampling import Image, cached, image_seeds, sample
 from raypixel.sampling.cached import Implementation
 
@@ -51,7 +49,7 @@ def make(
     image_shape: tuple[int, int, int],
     num_levels: int,
     device: str = "cpu",
-) -> nn.Module:
+) -> PixelModel:
     """Build an untrained model in evaluation mode."""
     torch.manual_seed(0)
     config = validate_model_config(options)
@@ -60,7 +58,7 @@ def make(
 
 
 @torch.no_grad()
-def oracle_seconds(model: nn.Module, image_shape: tuple[int, int, int], count: int) -> float:
+def oracle_seconds(model: PixelModel, image_shape: tuple[int, int, int], count: int) -> float:
     """Return one forward pass's time for each sub-pixel."""
     device = next(model.parameters()).device
     x = torch.zeros(count, *image_shape, dtype=torch.uint8, device=device)
@@ -75,7 +73,7 @@ def oracle_seconds(model: nn.Module, image_shape: tuple[int, int, int], count: i
 
 
 def cached_seconds(
-    model: nn.Module, count: int, implementation: Implementation | None, *, rounds: int
+    model: PixelModel, count: int, implementation: Implementation | None, *, rounds: int
 ) -> float:
     """Return the time of a batch; compilation and the plan are made before."""
     images = [Image(seed) for seed in image_seeds(0, count)]
@@ -88,11 +86,10 @@ def cached_seconds(
     )
 
 
-def floor_seconds(model: nn.Module, rate: float) -> float:
+def floor_seconds(model: PixelModel, rate: float) -> float:
     """Return the time that an image's multiplications take at the machine's matrix-multiply rate."""
     products = sum(
-        stage.plan.num_products() * stage.height * stage.plan.width
-        for stage in sampling_stages(model)
+        stage.plan.num_products() * stage.height * stage.plan.width for stage in model.stages()
     )
     return 2 * products / rate
 

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.config import dump_yaml, load_yaml
 from raypixel.errors import CheckpointError, ConfigError, RaypixelError
-from raypixel.models import build_model, validate_model_config
+from raypixel.models import PixelModel, build_model, validate_model_config
 from raypixel.storage import Location, Remote
 
 FORMAT_VERSION = 1
@@ -89,7 +89,7 @@ class Checkpoint:
         """What to call it."""
         return self.origin or self.path
 
-    def load_model(self, device: torch.device | None = None) -> nn.Module:
+    def load_model(self, device: torch.device | None = None) -> PixelModel:
         """Rebuild the model with its weights, in evaluation mode.
 
         Raises:

@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from raypixel.data.loader import Batch
-from raypixel.models.registry import PixelModel
+from raypixel.models import PixelModel
 from raypixel.nn.likelihoods import nll_nats
 from raypixel.units import Likelihood
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: PixelModel,
     batches: Iterable[Batch],
     *,
     device: torch.device,
@@ -36,7 +35,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    num_dims = math.prod(cast(PixelModel, model).image_shape)
+    num_dims = math.prod(model.image_shape)
     total = Likelihood(0.0, 0.0, 0, num_dims)
     try:
         for batch in batches:
@@ -50,16 +49,28 @@ def evaluate(
 
 
 def batch_nll_nats(
-    model: nn.Module, batch: Batch, *, device: torch.device, precision: str
+    model: PixelModel,
+    batch: Batch,
+    *,
+    device: torch.device,
+    precision: str,
+    network: nn.Module | None = None,
 ) -> Tensor:
-    """Return nats per image of a batch, (n,), float64, on the device; class labels go to models that want them."""
-    pixel_model = cast(PixelModel, getattr(model, "module", model))  # inside DDP
-    labels = batch.class_labels if pixel_model.num_classes else None
+    """Return the nats of each image of a batch, (n,), float64, on the device.
+
+    Args:
+        model: A registered model.
+        batch: Images; class labels go to models that want them.
+        device: Where the model lives.
+        precision: "float32", or "bf16" for autocast.
+        network: What is called in the model's place: the model inside DDP or `torch.compile`.
+    """
+    labels = batch.class_labels if model.num_classes else None
     x = _move(batch.x, device)
     labels = None if labels is None else _move(labels, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        params = model(x, labels)
-    return nll_nats(pixel_model.likelihood, params, x)
+        params = (model if network is None else network)(x, labels)
+    return nll_nats(model.likelihood, params, x)
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
@@ -68,7 +79,7 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def nats_map(model: nn.Module, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
+def nats_map(model: PixelModel, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
     """Return how much each sub-pixel surprises a model, in nats, (N, C, H, W), on the CPU.
 
     Args:
@@ -79,7 +90,7 @@ def nats_map(model: nn.Module, x: Tensor, class_labels: Tensor | None = None) ->
     device = next(model.parameters()).device
     labels = None if class_labels is None else class_labels.to(device)
     x = x.to(device)
-    return cast(PixelModel, model).likelihood.nll_map(model(x, labels), x).cpu()
+    return model.likelihood.nll_map(model(x, labels), x).cpu()
 
 
 def uniform_baseline(x: Tensor, *, num_levels: int) -> Likelihood:

@@ -15,7 +15,13 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from raypixel.config import Frozen, apply_overrides, load_yaml, parse, parse_yaml
 from raypixel.data import DataConfig, Manifest, num_levels_of
 from raypixel.errors import ConfigError, did_you_mean
-from raypixel.models import ModelConfig, build_model, model_classes, validate_model_config
+from raypixel.models import (
+    ModelConfig,
+    PixelModel,
+    build_model,
+    model_classes,
+    validate_model_config,
+)
 from raypixel.optimization import TrainingConfig
 
 
@@ -95,7 +101,7 @@ def relevant_options(config: ExperimentConfig) -> dict[str, Any]:
     return relevant
 
 
-def build_experiment_model(config: ExperimentConfig, manifest: Manifest) -> Any:
+def build_experiment_model(config: ExperimentConfig, manifest: Manifest) -> PixelModel:
     """Build the untrained model of an experiment for a prepared data set; see `build_model`."""
     return build_model(
         config.model,

@@ -24,7 +24,7 @@ from raypixel.checkpoint import Checkpoint, Snapshot
 from raypixel.data.loader import Batch
 from raypixel.errors import TrainingError
 from raypixel.evaluation import batch_nll_nats
-from raypixel.models.registry import PixelModel
+from raypixel.models import PixelModel
 from raypixel.nn.lstm import DiagonalRecurrence, RowRecurrence
 from raypixel.optimization import TrainingConfig, learning_rate_at, make_optimizer
 from raypixel.units import Likelihood, bits_per_dim
@@ -90,12 +90,12 @@ class Report:
 
 
 def train(
-    model: nn.Module,
+    model: PixelModel,
     batches: TrainBatches,
     config: TrainingConfig,
     *,
     device: torch.device,
-    validate: Callable[[nn.Module], Likelihood],
+    validate: Callable[[PixelModel], Likelihood],
     report: Callable[[Report], None],
     resume: Checkpoint | None = None,
     is_save_asked: Callable[[], bool] | None = None,
@@ -128,7 +128,7 @@ class _Loop:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PixelModel,
         batches: TrainBatches,
         config: TrainingConfig,
         device: torch.device,
@@ -138,7 +138,7 @@ class _Loop:
         self.batches = batches
         self.device = device
         self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.num_dims = math.prod(cast(PixelModel, model).image_shape)
+        self.num_dims = math.prod(model.image_shape)
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         self.saved_at = time.monotonic()
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -168,7 +168,7 @@ class _Loop:
 
     def run(
         self,
-        validate: Callable[[nn.Module], Likelihood],
+        validate: Callable[[PixelModel], Likelihood],
         report: Callable[[Report], None],
         is_save_asked: Callable[[], bool],
     ) -> Position:
@@ -232,20 +232,25 @@ class _Loop:
 
     def _nats(self, batch: Batch) -> Tensor:
         if len(batch.x):
-            return batch_nll_nats(
-                self.network, batch, device=self.device, precision=self.config.precision
-            )
+            return self._batch_nats(batch)
         # DDP needs a backward pass on every rank: one black image, weighted zero
-        shape = cast(PixelModel, self.model).image_shape
+        shape = self.model.image_shape
         blank = torch.zeros((1, *shape), dtype=torch.uint8)
         labels = None if batch.class_labels is None else torch.zeros(1, dtype=torch.int64)
         blank_batch = Batch(blank, labels, batch.global_size)
-        return 0.0 * batch_nll_nats(
-            self.network, blank_batch, device=self.device, precision=self.config.precision
+        return 0.0 * self._batch_nats(blank_batch)
+
+    def _batch_nats(self, batch: Batch) -> Tensor:
+        return batch_nll_nats(
+            self.model,
+            batch,
+            device=self.device,
+            precision=self.config.precision,
+            network=self.network,
         )
 
     def _finish_epoch(
-        self, validate: Callable[[nn.Module], Likelihood], *, is_whole: bool
+        self, validate: Callable[[PixelModel], Likelihood], *, is_whole: bool
     ) -> dict[str, float]:
         position = self.position
         likelihood = self._over_workers(validate(self._model_for_use()))
@@ -291,8 +296,11 @@ class _Loop:
             dist.broadcast(is_over, src=0)
         return bool(is_over)
 
-    def _model_for_use(self) -> nn.Module:
-        return self.model if self.ema is None else self.ema.module
+    def _model_for_use(self) -> PixelModel:
+        if self.ema is None:
+            return self.model
+        assert isinstance(self.ema.module, PixelModel)
+        return self.ema.module
 
     def _snapshot(self) -> Snapshot:
         tensors = {

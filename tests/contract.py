@@ -5,10 +5,15 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 from pydantic.fields import FieldInfo
-from torch import nn
 
 from raypixel.config import ConfigProblems
-from raypixel.models import ModelConfig, build_model, model_classes, validate_model_config
+from raypixel.models import (
+    ModelConfig,
+    PixelModel,
+    build_model,
+    model_classes,
+    validate_model_config,
+)
 
 TINY = {"hidden_size": 6, "num_layers": 2}
 
@@ -60,7 +65,7 @@ def random_model(
     num_levels: int,
     num_classes: int = 3,
     seed: int = 0,
-) -> nn.Module:
+) -> PixelModel:
     """Build a model in float64 whose every parameter is random and far from zero, the last layer too."""
     torch.manual_seed(seed)
     model = build_model(
@@ -73,7 +78,7 @@ def random_model(
     return model.eval()
 
 
-def labels_for(model: nn.Module, num_images: int) -> torch.Tensor | None:
+def labels_for(model: PixelModel, num_images: int) -> torch.Tensor | None:
     """Return class labels 0, 1, 2, 0, .. for a class-conditional model, None for others."""
     num_classes = model.num_classes
     return torch.arange(num_images) % num_classes if num_classes else None

@@ -4,7 +4,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from raypixel.data import DataConfig, Manifest, Origin, Split
 from raypixel.data.loader import Batch, EvalBatches
@@ -14,6 +13,7 @@ from raypixel.evaluation import (
     histogram_baseline,
     uniform_baseline,
 )
+from raypixel.models import PixelModel
 from raypixel.models.pixelcnn import PixelCNN
 from raypixel.nn.likelihoods import Categorical
 from tests.contract import random_model
@@ -28,7 +28,7 @@ def images_of(count: int, *, shape=SHAPE, num_levels=NUM_LEVELS, seed=0) -> torc
     return torch.randint(0, num_levels, (count, *shape), generator=generator, dtype=torch.uint8)
 
 
-def model_of() -> nn.Module:
+def model_of() -> PixelModel:
     config = PixelCNN.Config(hidden_size=6, num_layers=2, output_size=8)
     return random_model(config, image_shape=SHAPE, num_levels=NUM_LEVELS)
 
@@ -55,7 +55,7 @@ def batches_of(count: int, batch_size: int, *, rank=0, world_size=1) -> EvalBatc
     )
 
 
-class Labeled(nn.Module):
+class Labeled(PixelModel):
     """Logit of level k is the class label where k is 1, and zero elsewhere."""
 
     image_shape, num_levels, num_classes = (1, 1, 2), 3, 10
@@ -70,6 +70,9 @@ class Labeled(nn.Module):
         logits = torch.zeros(len(x), 3, 1, 1, 2)
         logits[:, 1] = class_labels.view(-1, 1, 1, 1).float()
         return logits
+
+    def stages(self):
+        raise NotImplementedError
 
 
 def test_likelihood_is_that_of_a_loop_over_images_and_dimensions():

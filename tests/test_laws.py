@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from raypixel.models import build_model
-from raypixel.models.registry import generation_order
 from raypixel.nn.likelihoods import nll_nats
 from raypixel.sampling import image_seeds, sample
 from tests.contract import VARIANTS, labels_for, random_model
+from tests.receptive_fields import receptive_field
 
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -51,7 +51,7 @@ def test_parameters_of_a_dimension_ignore_it_and_all_later_ones(config, image_sh
     model = random_model(config, image_shape=image_shape, num_levels=num_levels)
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(0, num_levels, (1, *image_shape), generator=generator)
-    order = [(i, j, c) for i, j in generation_order(model) for c in range(image_shape[0])]
+    order = [(i, j, c) for i, j in model.generation_order() for c in range(image_shape[0])]
     with torch.no_grad():
         before = model(x, labels_for(model, 1))
         for position, (i, j, c) in enumerate(order):
@@ -81,9 +81,9 @@ def test_receptive_field_is_exactly_what_the_model_promises(config, image_shape)
         seen = torch.zeros(height, width, dtype=torch.bool)
         for seed in range(6):  # a dead unit hides a path in one model, not in six
             model = random_model(config, image_shape=image_shape, num_levels=num_levels, seed=seed)
-            promised = model.receptive_field(row, column)
+            promised = receptive_field(model, row, column)
             seen |= pixels_seen(model, row, column, seed=seed)
-        order = generation_order(model)
+        order = model.generation_order()
         assert sorted(order) == list(itertools.product(range(height), range(width)))
         earlier = torch.zeros(height, width, dtype=torch.bool)
         for i, j in order[: order.index((row, column))]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.diagrams.canvas import BLIND, CHANNEL_COLORS, INK, SEEN, empty_figure
 from raypixel.models import PixelModel
@@ -22,7 +22,7 @@ _RANKS = (0.02, 0.1, 0.25, 0.4, 0.6, 0.8)  # shares of the image's pixels that a
 
 @torch.no_grad()
 def level_probabilities(
-    model: nn.Module,
+    model: PixelModel,
     x: Tensor,
     position: tuple[int, int],
     *,
@@ -42,36 +42,35 @@ def level_probabilities(
         Probabilities, (C, K), float64.
     """
     row, column = position
-    pixel_model = cast(PixelModel, model)
     x, params = _parameters(model, x, class_label)
     params = params[:, :, :, row : row + 1, column : column + 1].double()
-    levels = torch.arange(pixel_model.num_levels, device=x.device)
+    levels = torch.arange(model.num_levels, device=x.device)
     params = params.expand(len(levels), -1, -1, -1, -1)  # (K, P, C, 1, 1)
     probabilities = []
     for channel in range(x.shape[1]):
         every = x[:, :, row, column].long().repeat(len(levels), 1)  # (K, C)
         every[:, channel] = levels
-        nats = pixel_model.likelihood.nll_map(params, every[:, :, None, None])
+        nats = model.likelihood.nll_map(params, every[:, :, None, None])
         probabilities.append(torch.exp(-nats[:, channel, 0, 0]))
     return torch.stack(probabilities).double().cpu()
 
 
 @torch.no_grad()
 def telling_positions(
-    model: nn.Module, x: Tensor, *, count: int, class_label: int | None = None
+    model: PixelModel, x: Tensor, *, count: int, class_label: int | None = None
 ) -> list[tuple[int, int]]:
     """Choose pixels of an image (C, H, W) from very to little surprising ones: a few quantiles of their nats."""
     x, params = _parameters(model, x, class_label)
-    nats = cast(PixelModel, model).likelihood.nll_map(params, x).sum(1)[0].cpu()  # (H, W)
+    nats = model.likelihood.nll_map(params, x).sum(1)[0].cpu()  # (H, W)
     order = nats.flatten().argsort(descending=True).tolist()
     ranks = [int(len(order) * share) for share in _RANKS[:count]]
     return sorted({divmod(order[rank], nats.shape[1]) for rank in ranks})
 
 
-def _parameters(model: nn.Module, x: Tensor, class_label: int | None) -> tuple[Tensor, Tensor]:
+def _parameters(model: PixelModel, x: Tensor, class_label: int | None) -> tuple[Tensor, Tensor]:
     """Return an image (C, H, W) as a batch of one on the model's device, and the model's parameters (1, P, C, H, W)."""
     x = x[None].to(next(model.parameters()).device)
-    has_classes = cast(PixelModel, model).num_classes > 0
+    has_classes = model.num_classes > 0
     labels = torch.tensor([class_label or 0], device=x.device) if has_classes else None
     return x, model(x, labels)
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.diagrams.canvas import (
     BLIND,
@@ -23,7 +23,6 @@ from raypixel.diagrams.canvas import (
 )
 from raypixel.diagrams.gradients import build_diagram_model, mean_gradient, random_mean_gradient
 from raypixel.models import ModelConfig, PixelModel
-from raypixel.models.registry import generation_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +72,7 @@ class Field:
         return (self.gradient != 0) & ~self.earlier & self.others
 
 
-def field_of_model(model: nn.Module, row: int, column: int, *, title: str) -> Field:
+def field_of_model(model: PixelModel, row: int, column: int, *, title: str) -> Field:
     """Compute the receptive field of a trained model, whose float type becomes float64."""
     model = model.double().eval()
     gradient = mean_gradient(model, row, column, num_inputs=16)
@@ -90,10 +89,10 @@ def field_of_config(
     return Field(title, (row, column), gradient, earlier)
 
 
-def earlier_pixels(model: nn.Module, row: int, column: int) -> Tensor:
+def earlier_pixels(model: PixelModel, row: int, column: int) -> Tensor:
     """Return which pixels the model generates before (row, column), (H, W), bool; in raster order unless it says otherwise."""
-    _, height, width = cast(PixelModel, model).image_shape
-    order = generation_order(model)
+    _, height, width = model.image_shape
+    order = model.generation_order()
     earlier = torch.zeros(height, width, dtype=torch.bool)
     for i, j in order[: order.index((row, column))]:
         earlier[i, j] = True

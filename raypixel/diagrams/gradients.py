@@ -3,10 +3,10 @@
 Paths are looked for with random inputs and, in untrained models, random parameters: a path hides from them with probability zero.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.models import ModelConfig, PixelModel, build_model
 
@@ -17,7 +17,7 @@ _NARROW = 12
 
 
 def mean_gradient(
-    model: nn.Module, row: int, column: int, *, num_inputs: int = 8, seed: int = 0
+    model: PixelModel, row: int, column: int, *, num_inputs: int = 8, seed: int = 0
 ) -> Tensor:
     """Measure how strongly the parameters at a pixel depend on every pixel.
 
@@ -64,7 +64,7 @@ def random_mean_gradient(
     return total
 
 
-def build_diagram_model(config: ModelConfig, image_shape: tuple[int, int, int]) -> nn.Module:
+def build_diagram_model(config: ModelConfig, image_shape: tuple[int, int, int]) -> PixelModel:
     """Build a narrow untrained model of the same connections, in float64 and evaluation mode."""
     model = build_model(
         _narrow(config),
@@ -75,7 +75,7 @@ def build_diagram_model(config: ModelConfig, image_shape: tuple[int, int, int]) 
     return model.double().eval()
 
 
-def redraw(model: nn.Module, *, seed: int) -> None:
+def redraw(model: PixelModel, *, seed: int) -> None:
     """Make every parameter random and far from zero, the last layer and the initial states too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -85,15 +85,14 @@ def redraw(model: nn.Module, *, seed: int) -> None:
 
 
 def random_inputs(
-    model: nn.Module, count: int, generator: torch.Generator
+    model: PixelModel, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """Draw images, levels (N, C, H, W), and class labels (N,) for a model that has classes."""
-    pixel_model = cast(PixelModel, model)
-    shape = (count, *pixel_model.image_shape)
-    x = torch.randint(0, pixel_model.num_levels, shape, generator=generator)
-    if not pixel_model.num_classes:
+    shape = (count, *model.image_shape)
+    x = torch.randint(0, model.num_levels, shape, generator=generator)
+    if not model.num_classes:
         return x, None
-    return x, torch.randint(0, pixel_model.num_classes, (count,), generator=generator)
+    return x, torch.randint(0, model.num_classes, (count,), generator=generator)
 
 
 def weighted_gradient(output: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:

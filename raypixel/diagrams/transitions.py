@@ -33,7 +33,7 @@ from raypixel.diagrams.gradients import (
     redraw,
     weighted_gradient,
 )
-from raypixel.models import ModelConfig, validate_model_config
+from raypixel.models import ModelConfig, PixelModel, validate_model_config
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def growth_of_config(
     return Growth(title, fields, connections)
 
 
-def layer_connections(model: nn.Module, row: int, column: int) -> dict[str, Tensor]:
+def layer_connections(model: PixelModel, row: int, column: int) -> dict[str, Tensor]:
     """Compute what one recurrent layer connects: input-to-state, and state-to-state over all its steps.
 
     Args:
@@ -96,8 +96,8 @@ def layer_connections(model: nn.Module, row: int, column: int) -> dict[str, Tens
         the model; empty for a model without recurrent layers.
     """
     layer: Any = next((m for m in model.modules() if hasattr(m, "recurrence")), None)
-    if layer is None or hasattr(model, "generation_order"):
-        return {}  # what generates in an order of its own is made of other models, which have their own rows
+    if layer is None or any(isinstance(child, PixelModel) for child in model.children()):
+        return {}  # what is made of other models has none of its own: they have their own rows
     parts = {"input-to-state": layer.input_to_state, "state-to-state": layer.recurrence}
     generator = torch.Generator().manual_seed(0)
     with _recorded(parts.values()) as calls:

@@ -8,6 +8,7 @@ from raypixel.data import Manifest, num_levels_of
 from raypixel.data.loader import Batch
 from raypixel.evaluation import batch_nll_nats
 from raypixel.experiment import ExperimentConfig, build_experiment_model
+from raypixel.models import PixelModel
 from raypixel.sweeps import Sweep, Trial, expected_manifest
 
 MAX_TIMED_IMAGES = 64
@@ -59,7 +60,8 @@ def seconds_per_image(config: ExperimentConfig, manifest: Manifest) -> float:
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        model = build_experiment_model(config, manifest).to(memory_format=torch.channels_last)
+        model = build_experiment_model(config, manifest)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         step_seconds(model, config, manifest, 1)  # warms up
         seconds = step_seconds(model, config, manifest, 1)
         size = min(config.training.batch_size, MAX_TIMED_IMAGES, int(TIMED_SECONDS / seconds))
@@ -69,7 +71,7 @@ def seconds_per_image(config: ExperimentConfig, manifest: Manifest) -> float:
 
 
 def step_seconds(
-    model: torch.nn.Module, config: ExperimentConfig, manifest: Manifest, size: int
+    model: PixelModel, config: ExperimentConfig, manifest: Manifest, size: int
 ) -> float:
     """Time one forward and backward pass of a batch."""
     shape, num_levels = (size, *manifest.image_shape), num_levels_of(config.data, manifest)

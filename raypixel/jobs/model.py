@@ -1,10 +1,10 @@
 """A trained model to use from Python: `raypixel.load(checkpoint)`."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.checkpoint import Checkpoint
 from raypixel.errors import ConfigError
@@ -43,11 +43,10 @@ class Model:
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "auto") -> None:
         self.checkpoint = checkpoint
-        self.network: nn.Module = checkpoint.load_model(choose_device(device))
-        model = cast(PixelModel, self.network)
-        self.image_shape = model.image_shape
-        self.num_levels = model.num_levels
-        self.num_classes = model.num_classes
+        self.network: PixelModel = checkpoint.load_model(choose_device(device))
+        self.image_shape = self.network.image_shape
+        self.num_levels = self.network.num_levels
+        self.num_classes = self.network.num_classes
 
     def sample(
         self,

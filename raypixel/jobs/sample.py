@@ -3,10 +3,9 @@
 import math
 import time
 from collections.abc import Callable
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.errors import ConfigError
 from raypixel.models import PixelModel
@@ -14,7 +13,7 @@ from raypixel.sampling import CachedSampler, Image, Sampler, image_seeds, sample
 
 
 def draw(
-    model: nn.Module,
+    model: PixelModel,
     num_images: int,
     *,
     seed: int,
@@ -54,13 +53,13 @@ def draw(
     )
 
 
-def class_labels_for(model: nn.Module, num_images: int, class_label: int | None) -> Tensor | None:
+def class_labels_for(model: PixelModel, num_images: int, class_label: int | None) -> Tensor | None:
     """Return (N,) labels: one class for all, or 0, 1, 2, ... in turn; None for a model without classes.
 
     Raises:
         ConfigError: The class is not one of the model's.
     """
-    num_classes = cast(PixelModel, model).num_classes
+    num_classes = model.num_classes
     if class_label is not None and not 0 <= class_label < num_classes:
         known = (
             f"in [0, {num_classes - 1}]" if num_classes else "left out: the model has no classes"
@@ -72,7 +71,7 @@ def class_labels_for(model: nn.Module, num_images: int, class_label: int | None)
     return labels if class_label is None else torch.full_like(labels, class_label)
 
 
-def estimate_seconds(model: nn.Module, num_images: int) -> float:
+def estimate_seconds(model: PixelModel, num_images: int) -> float:
     """Estimate how long `draw` takes from one row of the images, the second: the first also compiles."""
     model.eval()
     batch = CachedSampler(model, num_images)

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
 
 from raypixel.checkpoint import Checkpoint, CheckpointStore, ModelInfo
 from raypixel.data import (
@@ -31,6 +30,7 @@ from raypixel.evaluation import evaluate
 from raypixel.experiment import ExperimentConfig, build_experiment_model, parse_experiment
 from raypixel.jobs.folder import MetricsFile
 from raypixel.jobs.notice import Notice
+from raypixel.models import PixelModel
 from raypixel.storage import exists
 from raypixel.training import Report, train
 from raypixel.units import Likelihood
@@ -139,7 +139,7 @@ def run_worker(
         **shares,
     )
 
-    def validate(model: nn.Module) -> Likelihood:
+    def validate(model: PixelModel) -> Likelihood:
         precision = config.training.precision
         return evaluate(model, val, device=worker.device, precision=precision)
 
@@ -160,7 +160,7 @@ def run_worker(
     return scribe.metrics if scribe else {}
 
 
-def model_info(config: ExperimentConfig, model: Any) -> ModelInfo:
+def model_info(config: ExperimentConfig, model: PixelModel) -> ModelInfo:
     """Return what a checkpoint says about its model."""
     return ModelInfo(config.to_mapping(), model.image_shape, model.num_levels, model.num_classes)
 

@@ -3,9 +3,8 @@
 import importlib
 import pkgutil
 
+from raypixel.models.base import ModelConfig, PixelModel
 from raypixel.models.registry import (
-    ModelConfig,
-    PixelModel,
     build_model,
     model_classes,
     register,

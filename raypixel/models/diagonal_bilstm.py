@@ -11,23 +11,23 @@ Not given in the paper and chosen here: one learned initial vector of hidden and
 neighbour outside the image; skip connections as in `raypixel.nn.output`.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from raypixel.config import OddSize
-from raypixel.models.registry import ModelConfig, register
+from raypixel.models.base import ModelConfig, PixelModel
+from raypixel.models.registry import register
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.lstm import DiagonalRecurrence, Direction, LSTMBlock
 from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
 from raypixel.nn.output import OutputHead, SkipSum
-from raypixel.nn.plan import Plan, Plane
+from raypixel.nn.plan import Plan, Plane, Stage
 
 
 @register("diagonal_bilstm")
-class DiagonalBiLSTM(nn.Module):
+class DiagonalBiLSTM(PixelModel):
     """Predict every sub-pixel from all earlier ones."""
 
     class Config(ModelConfig):
@@ -52,7 +52,8 @@ class DiagonalBiLSTM(nn.Module):
         direction: Direction = "both"
         """Run both directions, or the left-to-right one alone, which sees little to the upper right."""
 
-    accepts_condition: ClassVar[bool] = True
+    accepts_condition = True
+    config: Config
 
     def __init__(
         self,
@@ -129,8 +130,8 @@ class DiagonalBiLSTM(nn.Module):
         params: Tensor = self.head(features, skipped)
         return params
 
-    def plan(self) -> Plan:
-        """Return what sampling computes at each position."""
+    def stages(self) -> list[Stage]:
+        """Return one scan with what sampling computes at each position."""
         plan = Plan(
             self.image_shape[0],
             self.image_shape[0],
@@ -145,30 +146,4 @@ class DiagonalBiLSTM(nn.Module):
             features = block.emit(plan, features)
             skipped = self.skips.emit(plan, index, features, skipped)
         self.head.emit(plan, features, skipped)
-        return plan
-
-    def receptive_field(self, row: int, column: int) -> Tensor:
-        """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.
-
-        All of them, in both directions. Left to right alone: the row up to the pixel, and of every row above the columns
-        up to the pixel's and R more, the radius of the first layer.
-
-        Reference: van den Oord et al. 2016a, sec. 3.2 and fig. 4.
-        """
-        _, height, width = self.image_shape
-        radius = self.config.first_kernel_size // 2
-        field = torch.zeros(height, width, dtype=torch.bool)
-        field[row, :column] = True
-        field[:row, : width if self.config.direction == "both" else column + radius + 1] = True
-        return field
-
-    def condition_field(self, row: int, column: int) -> Tensor:
-        """Return at which positions the parameters at (row, column) see conditioning maps, (H, W), bool.
-
-        In the row up to the pixel itself, and all rows above; left to right alone, those up to the pixel's column.
-        """
-        _, height, width = self.image_shape
-        field = torch.zeros(height, width, dtype=torch.bool)
-        field[row, : column + 1] = True
-        field[:row, : width if self.config.direction == "both" else column + 1] = True
-        return field
+        return [Stage(plan, 1, self.image_shape[1])]

@@ -10,23 +10,23 @@ Not given in the paper and chosen here: the size of the first layer (7, as in 20
 `raypixel.nn.output`, off by default. Layer normalization is an option of this code.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from raypixel.config import OddSize
-from raypixel.models.registry import ModelConfig, register
+from raypixel.models.base import ModelConfig, PixelModel
+from raypixel.models.registry import register
 from raypixel.nn.gated import GatedLayer
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.masked import color_groups, scale_levels
 from raypixel.nn.output import OutputHead, SkipSum
-from raypixel.nn.plan import Plan, Plane
+from raypixel.nn.plan import Plan, Plane, Stage
 
 
 @register("gated_pixelcnn")
-class GatedPixelCNN(nn.Module):
+class GatedPixelCNN(PixelModel):
     """Predict every sub-pixel from a full window of pixels above it and to its left, all in parallel."""
 
     class Config(ModelConfig):
@@ -58,7 +58,8 @@ class GatedPixelCNN(nn.Module):
             """Whether the model is given class labels."""
             return self.use_class_conditioning
 
-    accepts_condition: ClassVar[bool] = True
+    accepts_condition = True
+    config: Config
 
     def __init__(
         self,
@@ -152,8 +153,8 @@ class GatedPixelCNN(nn.Module):
         params: Tensor = self.head(horizontal, skipped)
         return params
 
-    def plan(self) -> Plan:
-        """Return what sampling computes at each position."""
+    def stages(self) -> list[Stage]:
+        """Return one scan with what sampling computes at each position."""
         plan = Plan(
             self.image_shape[0],
             self.image_shape[0],
@@ -168,32 +169,4 @@ class GatedPixelCNN(nn.Module):
             vertical, horizontal = layer.emit(plan, vertical, horizontal)
             skipped = self.skips.emit(plan, index, horizontal, skipped)
         self.head.emit(plan, horizontal, skipped)
-        return plan
-
-    def receptive_field(self, row: int, column: int) -> Tensor:
-        """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.
-
-        Every earlier pixel within D rows and columns, where D = first_kernel_size // 2 + num_layers * (kernel_size // 2):
-        a rectangle above and a strip to the left, with no blind spot. D >= max(H, W) - 1 covers the whole context.
-
-        Reference: van den Oord et al. 2016b, sec. 2.2 and fig. 1.
-        """
-        _, height, width = self.image_shape
-        reach = self.config.first_kernel_size // 2 + self.config.num_layers * (
-            self.config.kernel_size // 2
-        )
-        field = torch.zeros(height, width, dtype=torch.bool)
-        field[max(0, row - reach) : row, max(0, column - reach) : column + reach + 1] = True
-        field[row, max(0, column - reach) : column] = True
-        return field
-
-    def condition_field(self, row: int, column: int) -> Tensor:
-        """Return at which positions the parameters at (row, column) see conditioning maps, (H, W), bool.
-
-        What the first layer adds spreads as far as the others reach: a rectangle from the current row up.
-        """
-        _, height, width = self.image_shape
-        reach = self.config.num_layers * (self.config.kernel_size // 2)
-        field = torch.zeros(height, width, dtype=torch.bool)
-        field[max(0, row - reach) : row + 1, max(0, column - reach) : column + reach + 1] = True
-        return field
+        return [Stage(plan, 1, self.image_shape[1])]

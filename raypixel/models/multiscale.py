@@ -21,17 +21,11 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.config import ConfigProblems
-from raypixel.models.registry import (
-    ModelConfig,
-    generation_order,
-    model_classes,
-    register,
-    sampling_stages,
-    validate_model_config,
-)
+from raypixel.models.base import ModelConfig, PixelModel
+from raypixel.models.registry import model_classes, register, validate_model_config
 from raypixel.nn.masked import scale_levels
 from raypixel.nn.plan import Stage
 from raypixel.nn.upsampling import UpsamplingNet, subsample
@@ -44,7 +38,7 @@ def _diagonal_bilstm() -> ModelConfig:
 
 
 @register("multiscale")
-class Multiscale(nn.Module):
+class Multiscale(PixelModel):
     """Predict a subsampled image, then every other pixel from all of it and the earlier pixels."""
 
     class Config(ModelConfig):
@@ -69,7 +63,7 @@ class Multiscale(nn.Module):
         @classmethod
         def _accepts_condition(cls, value: ModelConfig) -> ModelConfig:
             classes = model_classes().items()
-            kinds = [kind for kind, model in classes if getattr(model, "accepts_condition", False)]
+            kinds = [kind for kind, model in classes if model.accepts_condition]
             if value.kind not in kinds:
                 text = f"must be one of {', '.join(kinds)}, got {value.kind!r}"
                 raise ConfigProblems([(("kind",), text)])
@@ -79,6 +73,8 @@ class Multiscale(nn.Module):
         def is_class_conditional(self) -> bool:
             """Whether either model is given class labels."""
             return self.base.is_class_conditional or self.conditional.is_class_conditional
+
+    config: Config
 
     def __init__(
         self,
@@ -155,8 +151,7 @@ class Multiscale(nn.Module):
         """Return how sampling goes: the small image in the base's stages, then the others in raster order."""
         factor = self.config.factor
         base = [
-            dataclasses.replace(stage, stride=factor * stage.stride)
-            for stage in sampling_stages(self.base)
+            dataclasses.replace(stage, stride=factor * stage.stride) for stage in self.base.stages()
         ]
         _, height, width = self.image_shape
         given = torch.zeros(height, width, dtype=torch.bool)
@@ -167,33 +162,15 @@ class Multiscale(nn.Module):
             factor=factor,
             num_levels=self.num_levels,
         )
-        return [*base, Stage(self.conditional.plan(), 1, height, given, condition)]
+        (others,) = self.conditional.stages()
+        return [*base, dataclasses.replace(others, given=given, condition=condition)]
 
     def generation_order(self) -> list[tuple[int, int]]:
         """Return the pixels of the small image in the base's order, then the others in raster order."""
         factor = self.config.factor
-        small = [(factor * i, factor * j) for i, j in generation_order(self.base)]
+        small = [(factor * i, factor * j) for i, j in self.base.generation_order()]
         is_small = set(small)
-        return small + [ij for ij in generation_order(self.conditional) if ij not in is_small]
-
-    def receptive_field(self, row: int, column: int) -> Tensor:
-        """Return which pixels generated before (row, column) its parameters depend on, (H, W), bool.
-
-        A pixel of the small image: what the base sees, spread by the factor. Any other: what the conditional model sees of
-        the raster-earlier pixels, and every pixel of the small image, later ones too, within `num_layers` cells of a
-        position whose conditioning maps reach (row, column).
-        """
-        factor = self.config.factor
-        field = torch.zeros(self.image_shape[1:], dtype=torch.bool)
-        if row % factor == 0 and column % factor == 0:
-            subsample(field, factor).copy_(
-                self.base.receptive_field(row // factor, column // factor)
-            )
-            return field
-        field |= self.conditional.receptive_field(row, column)
-        positions = self.conditional.condition_field(row, column)
-        subsample(field, factor).logical_or_(self.upsample.spread(positions))
-        return field
+        return small + [ij for ij in self.conditional.generation_order() if ij not in is_small]
 
 
 def _conditioning_maps(

@@ -5,28 +5,29 @@ k x k mask B, ReLU, 1x1 to 2h, plus input), then (ReLU, 1x1) twice to the parame
 
 Reference: van den Oord et al. 2016a, sec. 3.3-3.5, fig. 5 left and table 1; layer normalization before a block and the
 colour conditioning switch are of course report D.
-The stack has the blind spot that Gated PixelCNN later removed (2016b, fig. 1): see `receptive_field`.
+The stack has the blind spot that Gated PixelCNN later removed (2016b, fig. 1): to the right it only
+advances while it climbs.
 As the conditional half of Multi-scale PixelRNN (2016a, sec. 3.6) each block adds an unmasked 1x1 of the conditioning maps
 to its k x k convolution.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from raypixel.config import OddSize
-from raypixel.models.registry import ModelConfig, register
+from raypixel.models.base import ModelConfig, PixelModel
+from raypixel.models.registry import register
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
 from raypixel.nn.norm import GroupedLayerNorm, emit_norm
 from raypixel.nn.output import OutputHead, SkipSum
-from raypixel.nn.plan import Linear, Plan, Plane, pick
+from raypixel.nn.plan import Linear, Plan, Plane, Stage, pick
 
 
 @register("pixelcnn")
-class PixelCNN(nn.Module):
+class PixelCNN(PixelModel):
     """Predict every sub-pixel from the pixels above it and to its left, all in parallel."""
 
     class Config(ModelConfig):
@@ -53,7 +54,8 @@ class PixelCNN(nn.Module):
         output_size: int = Field(128, ge=1)
         """Maps of the two 1x1 output layers."""
 
-    accepts_condition: ClassVar[bool] = True
+    accepts_condition = True
+    config: Config
 
     def __init__(
         self,
@@ -130,8 +132,8 @@ class PixelCNN(nn.Module):
         params: Tensor = self.head(features, skipped)
         return params
 
-    def plan(self) -> Plan:
-        """Return what sampling computes at each position."""
+    def stages(self) -> list[Stage]:
+        """Return one scan with what sampling computes at each position."""
         plan = Plan(
             self.image_shape[0],
             self.image_shape[0] if self.config.use_color_conditioning else 1,
@@ -146,45 +148,7 @@ class PixelCNN(nn.Module):
             features = block.emit(plan, features)
             skipped = self.skips.emit(plan, index, features, skipped)
         self.head.emit(plan, features, skipped)
-        return plan
-
-    def receptive_field(self, row: int, column: int) -> Tensor:
-        """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.
-
-        Left of the column the stack reaches the sum R of all radii, up to R rows above. To the right it only
-        advances while it climbs: d rows above it reaches what d upward steps can give, the rest is blind.
-
-        Reference: van den Oord et al. 2016b, fig. 1.
-        """
-        _, height, width = self.image_shape
-        first, radius = self.config.first_kernel_size // 2, self.config.kernel_size // 2
-        num_layers = self.config.num_layers
-        reach = first + num_layers * radius
-        field = torch.zeros(height, width, dtype=torch.bool)
-        if not first:
-            return field  # a 1x1 mask A sees earlier colours of the pixel itself and nothing else
-        for i in range(max(0, row - reach), row + 1):
-            climb = row - i
-            # either the first layer climbs (and may go right), or it steps left by one and others climb
-            first_climbs = first + min(climb - 1, num_layers) * radius
-            others_climb = min(climb, num_layers) * radius - 1
-            right = max(first_climbs, others_climb) if climb else -1
-            field[i, max(0, column - reach) : min(width, column + right + 1)] = True
-        return field
-
-    def condition_field(self, row: int, column: int) -> Tensor:
-        """Return at which positions the parameters at (row, column) see conditioning maps, (H, W), bool.
-
-        The first block adds them to its k x k convolution; each later block passes them on as mask B lets it: left,
-        or up and then to either side.
-        """
-        _, height, width = self.image_shape
-        radius, later = self.config.kernel_size // 2, self.config.num_layers - 1
-        field = torch.zeros(height, width, dtype=torch.bool)
-        for climb in range(min(row, later * radius) + 1 if later >= 0 else 0):
-            right = min(climb, later) * radius
-            field[row - climb, max(0, column - later * radius) : column + right + 1] = True
-        return field
+        return [Stage(plan, 1, self.image_shape[1])]
 
 
 class _Block(nn.Module):

@@ -2,30 +2,30 @@
 
 A 7x7 masked convolution (mask A), `num_layers` residual LSTM blocks on 2h maps (3x1 mask B input-to-state 2h to 4h, 3x1
 state-to-state h to 4h from the row above, 1x1 h to 2h, plus input), then (ReLU, 1x1) twice to the parameters of
-each sub-pixel. A pixel sees a triangle of the rows above it: see `receptive_field`.
+each sub-pixel. A pixel sees a triangle of the rows above it (`tests/receptive_fields.py` has its formula).
 
 Reference: van den Oord et al. 2016a, sec. 3.1, 3.3 and 3.4, eq. 3, fig. 4-5 and table 1.
 Not given in the paper and chosen here: one learned initial vector of hidden and of cell state for the row above the image,
 zeros beside it (as its convolutions pad); skip connections as in `raypixel.nn.output`.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from raypixel.config import OddSize
-from raypixel.models.registry import ModelConfig, register
+from raypixel.models.base import ModelConfig, PixelModel
+from raypixel.models.registry import register
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.lstm import LSTMBlock, RowRecurrence
 from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels
 from raypixel.nn.output import OutputHead, SkipSum
-from raypixel.nn.plan import Plan, Plane
+from raypixel.nn.plan import Plan, Plane, Stage
 
 
 @register("row_lstm")
-class RowLSTM(nn.Module):
+class RowLSTM(PixelModel):
     """Predict every sub-pixel from a triangle of rows above it and a part of its own row."""
 
     class Config(ModelConfig):
@@ -48,7 +48,8 @@ class RowLSTM(nn.Module):
         output_size: int = Field(128, ge=1)
         """Maps of the two 1x1 output layers."""
 
-    accepts_condition: ClassVar[bool] = True
+    accepts_condition = True
+    config: Config
 
     def __init__(
         self,
@@ -124,8 +125,8 @@ class RowLSTM(nn.Module):
         params: Tensor = self.head(features, skipped)
         return params
 
-    def plan(self) -> Plan:
-        """Return what sampling computes at each position."""
+    def stages(self) -> list[Stage]:
+        """Return one scan with what sampling computes at each position."""
         plan = Plan(
             self.image_shape[0],
             self.image_shape[0],
@@ -140,35 +141,4 @@ class RowLSTM(nn.Module):
             features = block.emit(plan, features)
             skipped = self.skips.emit(plan, index, features, skipped)
         self.head.emit(plan, features, skipped)
-        return plan
-
-    def receptive_field(self, row: int, column: int) -> Tensor:
-        """Return which earlier pixels the parameters at (row, column) depend on, (H, W), bool.
-
-        With R the radius of the first layer and L layers: in the row itself L + R pixels to the left, and d rows above it,
-        up to the top, columns from -(d + L + R) to +(d - 1 + R). A state climbs one row and one column to either side at
-        a time, whichever layer it is in; each input-to-state steps left by one; the first layer adds its square, of
-        which the current row is open on the left only.
-
-        Reference: van den Oord et al. 2016a, sec. 3.1 and fig. 4 (the triangle).
-        """
-        _, height, width = self.image_shape
-        radius = self.config.first_kernel_size // 2
-        field = torch.zeros(height, width, dtype=torch.bool)
-        for climb in range(row + 1):
-            left = climb + self.config.num_layers + radius
-            right = climb - 1 + radius if climb else -1
-            field[row - climb, max(0, column - left) : column + right + 1] = True
-        return field
-
-    def condition_field(self, row: int, column: int) -> Tensor:
-        """Return at which positions the parameters at (row, column) see conditioning maps, (H, W), bool.
-
-        The first layer's states climb as a triangle from the position, and L - 1 later layers step left by one each.
-        """
-        _, height, width = self.image_shape
-        field = torch.zeros(height, width, dtype=torch.bool)
-        for climb in range(row + 1):
-            left = climb + self.config.num_layers - 1
-            field[row - climb, max(0, column - left) : column + climb + 1] = True
-        return field
+        return [Stage(plan, 1, self.image_shape[1])]

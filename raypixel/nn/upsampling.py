@@ -5,7 +5,6 @@ Reference: van den Oord et al. 2016a, sec. 3.6. The paper gives neither its dept
 
 import itertools
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -50,20 +49,6 @@ class UpsamplingNet(nn.Module):
         """Map (N, C, ceil(H / factor), ceil(W / factor)) to (N, c, H, W)."""
         maps: Tensor = self.layers(small)
         return maps[..., :height, :width]
-
-    def spread(self, positions: Tensor) -> Tensor:
-        """Return the cells that the result depends on at any of the given positions.
-
-        Args:
-            positions: Pixels of the full image, (H, W), bool.
-
-        Returns:
-            Pixels of the small image, (ceil(H / factor), ceil(W / factor)), bool.
-        """
-        cells = F.max_pool2d(positions[None].float(), self.factor, ceil_mode=True)
-        reach = self.num_layers
-        cells = F.max_pool2d(cells, 2 * reach + 1, stride=1, padding=reach)
-        return cells[0] > 0
 
 
 def subsample(x: Tensor, factor: int) -> Tensor:

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from raypixel.models.registry import PixelModel
+from raypixel.models import PixelModel
 from raypixel.sampling import cached, oracle
 from raypixel.sampling.cached import CachedSampler
 from raypixel.sampling.oracle import Image, image_noise
@@ -28,7 +28,7 @@ def image_seeds(seed: int, num_images: int) -> list[int]:
 
 
 def sample(
-    model: nn.Module,
+    model: PixelModel,
     seeds: Sequence[int],
     *,
     class_labels: Tensor | None = None,
@@ -65,7 +65,7 @@ def sample(
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    shape = (len(seeds), *cast(PixelModel, model).image_shape)
+    shape = (len(seeds), *model.image_shape)
     if (x is None) != (observed is None):
         raise ValueError("x and observed must be given together, got one of them")
     for name, value in (("x", x), ("observed", observed)):

@@ -9,15 +9,15 @@ GPU captures and replays (`cuda_graph`), and compiled code image by image (`comp
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from raypixel.models.registry import PixelModel, generation_order, sampling_stages
+from raypixel.models import PixelModel
 from raypixel.nn.likelihoods import Bernoulli, Categorical
 from raypixel.nn.plan import Stage
 from raypixel.sampling import compiled, cuda_graph
@@ -44,18 +44,18 @@ class _Prepared:
     tables: dict[int, compiled.Tables] = field(default_factory=dict)
 
 
-_PREPARED: WeakKeyDictionary[nn.Module, _Prepared] = WeakKeyDictionary()
+_PREPARED: WeakKeyDictionary[PixelModel, _Prepared] = WeakKeyDictionary()
 
 
-def _prepare(model: nn.Module) -> _Prepared:
+def _prepare(model: PixelModel) -> _Prepared:
     """Return a model's stages, made anew only if its weights have changed."""
     weights = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
     known = _PREPARED.get(model)
     if known is None or known.weights != weights:
-        stages = sampling_stages(model)
-        channels, height, width = cast(PixelModel, model).image_shape
+        stages = model.stages()
+        channels, height, width = model.image_shape
         numbers = torch.zeros(height, width, dtype=torch.int64)
-        for number, (i, j) in enumerate(generation_order(model)):
+        for number, (i, j) in enumerate(model.generation_order()):
             numbers[i, j] = number * channels
         visited = [numbers[:: each.stride, :: each.stride].contiguous() for each in stages]
         known = _PREPARED[model] = _Prepared(weights, stages, visited)
@@ -76,7 +76,7 @@ class CachedSampler:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PixelModel,
         num_slots: int,
         *,
         implementation: Implementation | None = None,
@@ -90,16 +90,15 @@ class CachedSampler:
             implementation: How to advance; None chooses the fastest, see `choose_implementation`.
             keeps_params: Keep the parameters of every sub-pixel.
         """
-        pixel_model = cast(PixelModel, model)
         parameter = next(model.parameters())
-        self._model, self.num_classes = model, pixel_model.num_classes
-        self.image_shape = shape = pixel_model.image_shape
-        likelihood, device = pixel_model.likelihood, parameter.device
+        self._model, self.num_classes = model, model.num_classes
+        self.image_shape = shape = model.image_shape
+        likelihood, device = model.likelihood, parameter.device
         noise = (num_slots, math.prod(shape), likelihood.noise_size)
         params = (num_slots if keeps_params else 0, likelihood.num_params, *shape)
         self._slots = slots = Slots(
             likelihood=likelihood,
-            num_levels=pixel_model.num_levels,
+            num_levels=model.num_levels,
             x=torch.zeros(num_slots, *shape, dtype=torch.uint8, device=device),
             observed=torch.zeros(num_slots, *shape, dtype=torch.bool, device=device),
             noise=torch.zeros(noise, device=device),
@@ -204,7 +203,7 @@ def choose_implementation(slots: Slots) -> Implementation:
 
 
 def draw(
-    model: nn.Module,
+    model: PixelModel,
     images: Sequence[Image],
     *,
     progress: Callable[[int], None] | None = None,

@@ -9,12 +9,11 @@ Reference: van den Oord et al. 2016a, sec. 2.1 (raster-scan order, R then G then
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from raypixel.models.registry import PixelModel, generation_order
+from raypixel.models import PixelModel
 from raypixel.nn.likelihoods import gumbel_noise
 
 
@@ -37,25 +36,23 @@ class Image:
     observed: Tensor | None = None
 
 
-def image_noise(model: nn.Module, seed: int) -> Tensor:
+def image_noise(model: PixelModel, seed: int) -> Tensor:
     """Draw the noise of one image, (C * H * W, noise_size), float32, in the order of generation."""
-    pixel_model = cast(PixelModel, model)
-    shape = (math.prod(pixel_model.image_shape), pixel_model.likelihood.noise_size)
+    shape = (math.prod(model.image_shape), model.likelihood.noise_size)
     return gumbel_noise(shape, torch.Generator().manual_seed(seed)).float()
 
 
 @torch.no_grad()
 def draw(
-    model: nn.Module,
+    model: PixelModel,
     images: Sequence[Image],
     *,
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Draw images; arguments and result are those of `raypixel.sampling.cached.draw`."""
-    pixel_model = cast(PixelModel, model)
     device = next(model.parameters()).device
-    channels, height, width = pixel_model.image_shape
+    channels, height, width = model.image_shape
     noise = torch.stack([image_noise(model, image.seed) for image in images]).to(device)  # N, D, P
     temperature = torch.tensor([[image.temperature] for image in images], dtype=torch.float64)
     labels = None
@@ -67,10 +64,10 @@ def draw(
         if image.x is not None and image.observed is not None:
             keeps[k] = image.observed.to(device)
             levels[k] = torch.where(keeps[k], image.x.to(device), levels[k])
-    for number, (i, j) in enumerate(generation_order(model)):
+    for number, (i, j) in enumerate(model.generation_order()):
         for c in range(channels):
             params = model(levels, labels)[:, :, c, i, j]  # (N, P)
-            drawn = pixel_model.likelihood.sample(
+            drawn = model.likelihood.sample(
                 params / temperature.to(params), noise[:, number * channels + c]
             )
             levels[:, c, i, j] = torch.where(keeps[:, c, i, j], levels[:, c, i, j], drawn)

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.errors import ServingError
-from raypixel.models.registry import PixelModel
+from raypixel.models import PixelModel
 from raypixel.sampling import Image
 from raypixel.serving.job import (
     Finished,
@@ -63,7 +63,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, *, num_slots: int = 64, max_queued_images: int = 2048
+        self, model: PixelModel, *, num_slots: int = 64, max_queued_images: int = 2048
     ) -> None:
         """Describe an engine; `start` makes it.
 
@@ -73,7 +73,7 @@ class Engine:
             max_queued_images: Images that may wait for a slot, and images that may wait to be scored.
         """
         self._model = model
-        self._image_shape = cast(PixelModel, model).image_shape
+        self._image_shape = model.image_shape
         self._max_queued = max_queued_images
         self._turns = Turns()
         self._places: dict[int, tuple[Job, int]] = {}
@@ -127,7 +127,7 @@ class Engine:
         if not 0 < len(images) <= self._max_queued:
             raise ValueError(f"images must be 1 to {self._max_queued}, got {len(images)}")
         for image in images:
-            check_image(image, cast(PixelModel, self._model))
+            check_image(image, self._model)
         excess = len(self._turns) + len(images) - self._max_queued
         if excess > 0:
             raise QueueFull(self.stats.seconds_for(excess))

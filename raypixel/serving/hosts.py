@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from raypixel.checkpoint import Checkpoint
 from raypixel.errors import ServingError, did_you_mean
 from raypixel.jobs.evaluate import resolve_checkpoint
 from raypixel.jobs.worker import choose_device
+from raypixel.models import PixelModel
 from raypixel.serving.engine import Engine, QueueFull
 from raypixel.serving.settings import Settings
 
@@ -209,7 +208,7 @@ class Hosts:
         return host
 
 
-def _card(name: str, checkpoint: Checkpoint, model: torch.nn.Module, *, is_default: bool) -> Card:
+def _card(name: str, checkpoint: Checkpoint, model: PixelModel, *, is_default: bool) -> Card:
     info = checkpoint.info
     data = info.experiment["data"]
     return Card(
@@ -217,7 +216,7 @@ def _card(name: str, checkpoint: Checkpoint, model: torch.nn.Module, *, is_defau
         kind=info.experiment["model"]["kind"],
         image_shape=info.image_shape,
         num_levels=info.num_levels,
-        num_classes=int(model.num_classes),  # type: ignore[arg-type]
+        num_classes=model.num_classes,
         num_parameters=sum(p.numel() for p in model.parameters()),
         data=str(data["name"]),
         data_options=data,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raypixel.errors import ServingError
-from raypixel.models.registry import PixelModel
+from raypixel.models import PixelModel
 from raypixel.sampling import Image
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.evaluation import nats_map
+from raypixel.models import PixelModel
 from raypixel.nn.plan import Stage
 from raypixel.sampling import CachedSampler, Image
 
@@ -62,7 +63,7 @@ class Outcome:
 class Worker:
     """A model with its slots. Use it from one thread at a time."""
 
-    def __init__(self, model: nn.Module, num_slots: int) -> None:
+    def __init__(self, model: PixelModel, num_slots: int) -> None:
         """Make the slots, compile, and measure the pace on one image."""
         self._model = model.eval()
         self._slots = slots = CachedSampler(model, num_slots)

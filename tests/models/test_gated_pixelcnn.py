@@ -7,6 +7,7 @@ from raypixel.errors import ConfigError
 from raypixel.models import build_model
 from raypixel.models.gated_pixelcnn import GatedPixelCNN
 from tests.contract import random_model
+from tests.receptive_fields import receptive_field
 
 WINDOW = """
 .........
@@ -22,7 +23,7 @@ def test_receptive_field_is_a_rectangle_without_a_blind_spot():
     config = GatedPixelCNN.Config(num_layers=2, kernel_size=3, first_kernel_size=3)
     model = build_model(config, image_shape=(1, 6, 9), num_levels=2)
     expected = [[mark == "1" for mark in line] for line in WINDOW.split()]
-    assert model.receptive_field(4, 4).tolist() == expected
+    assert receptive_field(model, 4, 4).tolist() == expected
 
 
 def test_even_kernel_is_refused():

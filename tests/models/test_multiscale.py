@@ -7,9 +7,9 @@ from raypixel.config import dump_yaml, parse_yaml
 from raypixel.errors import ConfigError
 from raypixel.models import build_model, validate_model_config
 from raypixel.models.multiscale import Multiscale
-from raypixel.models.registry import generation_order
 from raypixel.nn.likelihoods import Categorical, nll_nats
 from tests.contract import random_model, tiny_options
+from tests.receptive_fields import receptive_field
 
 
 def tiny(**options):
@@ -35,13 +35,13 @@ def test_likelihood_is_that_of_the_small_image_and_of_the_other_pixels_given_it(
 def test_small_image_comes_first_and_then_the_rest_in_raster_order():
     model = build_model(tiny(), image_shape=(1, 3, 3), num_levels=2)
     small, rest = [(0, 0), (0, 2), (2, 0), (2, 2)], [(0, 1), (1, 0), (1, 1), (1, 2), (2, 1)]
-    assert generation_order(model) == small + rest
+    assert model.generation_order() == small + rest
 
 
 def test_order_of_a_base_that_is_multiscale_itself_is_kept():
     model = build_model(tiny(base=tiny_options("multiscale")), image_shape=(1, 4, 4), num_levels=2)
-    assert generation_order(model)[:5] == [(0, 0), (0, 2), (2, 0), (2, 2), (0, 1)]
-    assert generation_order(model.base) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert model.generation_order()[:5] == [(0, 0), (0, 2), (2, 0), (2, 2), (0, 1)]
+    assert model.base.generation_order() == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("kind", ["pixelcnn", "row_lstm", "diagonal_bilstm", "gated_pixelcnn"])
@@ -60,7 +60,7 @@ def test_later_pixels_of_the_small_image_inform_earlier_ones_of_the_rest():
     conditional = {**tiny_options("pixelcnn"), "num_layers": 1}
     config = tiny(num_layers=1, conditional=conditional)
     model = build_model(config, image_shape=(1, 8, 8), num_levels=2)
-    later = model.receptive_field(1, 1)[2:]  # rows below: the small image within a cell of (1, 1)
+    later = receptive_field(model, 1, 1)[2:]  # rows below: the small image within a cell of (1, 1)
     assert later.nonzero().tolist() == [[0, 0], [0, 2]]
 
 

@@ -8,6 +8,7 @@ from raypixel.models.pixelcnn import PixelCNN
 from raypixel.nn.likelihoods import Bernoulli, Categorical
 from raypixel.nn.masked import causal_mask, color_groups
 from tests.contract import random_model
+from tests.receptive_fields import receptive_field
 
 TINY = {"hidden_size": 4, "num_layers": 2, "output_size": 6}
 
@@ -131,7 +132,7 @@ def test_receptive_field_is_what_the_kernels_reach_layer_by_layer(first, radius,
             expected = reached(
                 height, width, row, column, first=first, radius=radius, num_layers=num_layers
             )
-            assert torch.equal(model.receptive_field(row, column), expected), (row, column)
+            assert torch.equal(receptive_field(model, row, column), expected), (row, column)
 
 
 @pytest.mark.parametrize("reach", [2, 5, 20])
@@ -140,7 +141,7 @@ def test_blind_spot_of_3x3_kernels_is_almost_a_quarter_of_the_context(reach):
     height, width = reach + 1, 2 * reach + 1
     c = config(num_layers=reach - 1, kernel_size=3, first_kernel_size=3)
     model = build_model(c, image_shape=(1, height, width), num_levels=2)
-    field = model.receptive_field(reach, reach)
+    field = receptive_field(model, reach, reach)
     context = reach * width + reach
     is_blind = torch.zeros(height, width, dtype=torch.bool)
     for above in range(1, reach + 1):  # more pixels to the right than rows above
@@ -154,7 +155,7 @@ def test_the_blind_spot_is_really_blind():
     c = config(num_layers=4, kernel_size=3, first_kernel_size=3, hidden_size=24)
     model = random_model(c, image_shape=(1, 6, 11), num_levels=4)
     x = torch.randint(0, 4, (1, 1, 6, 11), generator=torch.Generator().manual_seed(0))
-    field = model.receptive_field(5, 5)
+    field = receptive_field(model, 5, 5)
     blind = [(4, 7), (4, 10), (3, 8), (2, 9), (1, 10)]
     seen = [(4, 6), (3, 7), (2, 8), (1, 9), (5, 4), (5, 0), (0, 0)]
     changed = x.clone()

@@ -3,13 +3,13 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import nn
 
 import raypixel.models
 from raypixel.config import ConfigProblems
 from raypixel.errors import ConfigError
 from raypixel.models import (
     ModelConfig,
+    PixelModel,
     build_model,
     model_classes,
     register,
@@ -24,7 +24,7 @@ def own_registry(monkeypatch):
     monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
 
 
-class Labeled(nn.Module):
+class Labeled(PixelModel):
     class Config(ModelConfig):
         kind: Literal["labeled"] = "labeled"
         hidden_size: int = 4
@@ -41,11 +41,17 @@ class Labeled(nn.Module):
             raise ValueError("num_layers must be positive, got 0")
         self.made_with = (config, image_shape, num_levels, num_classes)
 
+    def forward(self, x, class_labels=None):
+        raise NotImplementedError
+
+    def stages(self):
+        raise NotImplementedError
+
 
 def test_every_file_of_the_package_registers_a_model():
     files = {path.stem for path in Path(raypixel.models.__file__).parent.glob("*.py")}
     modules = {model.__module__.rpartition(".")[2] for model in model_classes().values()}
-    assert modules == files - {"__init__", "registry"}
+    assert modules == files - {"__init__", "base", "registry"}
 
 
 def test_models_are_sorted_by_the_name_of_their_config():

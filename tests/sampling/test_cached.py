@@ -8,7 +8,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raypixel.models import build_model, validate_model_config
-from raypixel.models.registry import generation_order, sampling_stages
 from raypixel.sampling import CachedSampler, Image, cached, image_seeds, sample
 from raypixel.sampling.cached import Implementation
 from raypixel.sampling.planes import Planes
@@ -134,7 +133,7 @@ def test_before_the_first_observed_dimension_a_completion_is_the_unconditioned_s
     seeds, labels = image_seeds(0, 2), labels_for(model, 2)
     free = sample(model, seeds, class_labels=labels)
     numbers = torch.empty(4, 3, dtype=torch.int64)
-    for number, (i, j) in enumerate(generation_order(model)):
+    for number, (i, j) in enumerate(model.generation_order()):
         numbers[i, j] = number
     dimensions = (
         numbers * 3 + torch.arange(3)[:, None, None]
@@ -177,7 +176,7 @@ def test_an_image_does_not_depend_on_its_batch_or_on_when_it_joined(config, impl
 def test_memory_grows_with_the_width_not_the_area(config):
     def numbers(height: int, width: int) -> list[int]:
         model = random_model(config, image_shape=(1, height, width), num_levels=2)
-        stages = sampling_stages(model)
+        stages = model.stages()
         planes = [
             Planes(each.plan, 1, dtype=torch.float32, device=torch.device("cpu")) for each in stages
         ]

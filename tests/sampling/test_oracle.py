@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from raypixel.models import PixelModel
 from raypixel.models.pixelcnn import PixelCNN
 from raypixel.nn.likelihoods import Categorical
 from raypixel.sampling import image_noise, image_seeds
@@ -20,7 +21,7 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def model_of(image_shape, num_levels) -> nn.Module:
+def model_of(image_shape, num_levels) -> PixelModel:
     config = PixelCNN.Config(hidden_size=6, num_layers=1, output_size=8)
     return random_model(config, image_shape=image_shape, num_levels=num_levels)
 
@@ -97,7 +98,7 @@ def test_a_temperature_near_zero_takes_the_likeliest_level_of_each_dimension():
         assert torch.equal(model(x).argmax(1), x.long())
 
 
-class Recorder(nn.Module):
+class Recorder(PixelModel):
     """Almost surely draws the class label of each image; notes how it is called."""
 
     image_shape, num_levels, num_classes = (1, 2, 2), 4, 4
@@ -112,6 +113,9 @@ class Recorder(nn.Module):
         self.calls.append((self.training, torch.is_grad_enabled(), len(x)))
         logits = self.weight * nn.functional.one_hot(class_labels, 4)
         return logits[:, :, None, None, None].expand(-1, -1, 1, 2, 2)
+
+    def stages(self):
+        raise NotImplementedError
 
 
 def test_class_labels_follow_their_images_through_batches():

@@ -17,11 +17,11 @@ from raypixel.cli.runs import (
     say_where,
     shown_path,
 )
-from raypixel.cli.sweep_watch import DIGITS, UNITS, SweepWatch
+from raypixel.cli.sweep_watch import UNITS, SweepWatch
 from raypixel.storage import Location, exists
 
 if TYPE_CHECKING:
-    from raypixel.jobs.sweep import Spread, SweepResult
+    from raypixel.jobs.sweep import SweepResult
     from raypixel.sweeps import Sweep
 
 
@@ -107,7 +107,7 @@ def _conclude(loaded: "Sweep", result: "SweepResult", place: Location, tracking:
     name = loaded.config.name
     if result.configurations:
         _print_ranking(loaded, result)
-    best = next((c.best for c in result.configurations if c.val), None)
+    best = result.best
     if best is not None:
         problem = record.draw_samples(best.best, read_copy(place) / "samples.png")
         put_files(place, "samples.png")
@@ -150,19 +150,20 @@ def _list_trials(loaded: "Sweep") -> None:
 
 
 def _print_ranking(loaded: "Sweep", result: "SweepResult") -> None:
+    from raypixel.jobs.ranking import DIGITS
+
     metric, block = loaded.config.metric.name, loaded.config.raypixel
     digits = DIGITS[metric]
     columns = ["rank", "trial", "val", "test", "parameters", "time"]
     columns += ["published"] if block.reference else []
     rows = []
     for rank, configuration in enumerate(result.configurations, start=1):
-        entry = configuration.best.entry
-        failed = configuration.val is None
+        entry, val, test = configuration.best, configuration.val, configuration.test
         row = [
-            "-" if failed else str(rank),
+            str(rank) if val else "-",
             configuration.label,
-            "failed" if failed else _shown(configuration.val, digits),
-            configuration.error or _shown(configuration.test, digits) or entry.status,
+            val.describe(digits) if val else "failed",
+            configuration.error or (test.describe(digits) if test else entry.status),
             "" if entry.num_parameters is None else f"{entry.num_parameters:,}",
             "" if entry.seconds is None else minutes(entry.seconds),
         ]
@@ -178,13 +179,6 @@ def _print_ranking(loaded: "Sweep", result: "SweepResult") -> None:
     table(columns, [row[: len(columns)] for row in rows], title=title)
     if block.reference:
         say(f"published   {block.reference.unit}: {block.reference.source}")
-
-
-def _shown(spread: "Spread | None", digits: int) -> str:
-    if spread is None:
-        return ""
-    text = f"{spread.mean:.{digits}f}"
-    return text if spread.deviation is None else f"{text} ± {spread.deviation:.{digits}f}"
 
 
 def _num_ended(folder: Location) -> int:

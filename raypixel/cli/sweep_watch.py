@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 REFRESHES_PER_SECOND = 2
 UNITS = {"val/bits_per_dim": "bits/dim", "val/nll_nats": "nats"}
-DIGITS = {"val/bits_per_dim": 4, "val/nll_nats": 2}
 
 
 class SweepWatch:
     """Show the trials that run, the best so far, and each trial as it ends."""
 
     def __init__(self, num_trials: int, metric: str, *, num_ended: int = 0) -> None:
+        from raypixel.jobs.ranking import DIGITS
+
         self.num_trials = num_trials
         self.metric = metric
         self.unit, self.digits = UNITS[metric], DIGITS[metric]
@@ -75,7 +76,7 @@ class SweepWatch:
         self.num_ended += 1
         label = result.trial.label
         self.running.pop(label, None)
-        value = result.value(self.metric)
+        value = result.entry.value(self.metric)
         if value is not None and (self.best is None or value < self.best[0]):
             self.best = (value, label)
         self.say(f"[{self.num_ended}/{self.num_trials}] {label}: {self._outcome(result)}")
@@ -95,7 +96,7 @@ class SweepWatch:
         self.live.update(drawn)
 
     def _outcome(self, result: "TrialResult") -> str:
-        entry, value = result.entry, result.value(self.metric)
+        entry, value = result.entry, result.entry.value(self.metric)
         if entry.error:
             return f"failed: {entry.error}"
         val = "no epoch yet" if value is None else f"val {self._shown(value)}"

@@ -53,7 +53,7 @@ def target_is_reached(book: Book) -> bool:
     metric = book.sweep.config.metric
     if metric.target is None:
         return False
-    values = [result.value(metric.name) for result in book.results.values()]
+    values = [result.entry.value(metric.name) for result in book.results.values()]
     return any(value is not None and value <= metric.target for value in values)
 
 
@@ -93,7 +93,7 @@ def searcher(book: Book, search: Search, again: Again) -> Any:
                 return
             ended = book.results.get(label)
             search.tell(
-                book.trials[label], ended.value(sweep.config.metric.name) if ended else None
+                book.trials[label], ended.entry.value(sweep.config.metric.name) if ended else None
             )
 
         def save(self, checkpoint_path: str) -> None:

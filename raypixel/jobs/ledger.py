@@ -71,6 +71,11 @@ class TrialEntry:
         """Whether it need not run again: a failed trial may."""
         return self.status in ("done", "stopped")
 
+    def value(self, metric: str) -> float | None:
+        """Return the sweep's metric, None if it failed or has no epoch yet."""
+        known = {"val/bits_per_dim": self.val_bits_per_dim, "val/nll_nats": self.val_nll_nats}
+        return None if self.status == "failed" else known[metric]
+
 
 def _ignore() -> None:
     """Do nothing: a folder of this machine is all there is."""

@@ -7,13 +7,13 @@ instead of the dozen that a Ray Train job of its own takes to start.
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 from raypixel.data import Manifest, describe_stream
 from raypixel.jobs import datasets, record, session
 from raypixel.jobs.folder import begin_run, claim
 from raypixel.jobs.ledger import Ledger
 from raypixel.jobs.mirror import carrying
+from raypixel.jobs.ranking import RankedConfiguration, rank
 from raypixel.jobs.sweep_folder import (
     SWEEP_FILE,
     drop_unbegun,
@@ -33,76 +33,28 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A value over the seeds of a configuration.
-
-    Attributes:
-        mean: Over the seeds.
-        deviation: Sample standard deviation, None for one seed.
-    """
-
-    mean: float
-    deviation: float | None
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """The trials of one configuration.
-
-    Attributes:
-        label: What they share.
-        trials: One for each seed.
-        metric: Name of the sweep's metric.
-    """
-
-    label: str
-    trials: list[TrialResult]
-    metric: str
-
-    @property
-    def val(self) -> Spread | None:
-        """The sweep's metric, None if every trial failed."""
-        return _spread([trial.value(self.metric) for trial in self.trials])
-
-    @property
-    def test(self) -> Spread | None:
-        """The sweep's metric on the test split, None if every trial failed or was stopped."""
-        name = self.metric.partition("/")[2]
-        return _spread(
-            [trial.entry.test[name] if trial.entry.test else None for trial in self.trials]
-        )
-
-    @property
-    def error(self) -> str | None:
-        """The error of a trial that failed."""
-        return next((trial.error for trial in self.trials if trial.error), None)
-
-    @property
-    def best(self) -> TrialResult:
-        """The trial with the lowest metric."""
-        return min(self.trials, key=lambda trial: _order(trial.value(self.metric)))
-
-
-@dataclass(frozen=True)
 class SweepResult:
     """All configurations, the best first, the failed last, and baselines on the same test images.
 
     Attributes:
         configurations: Ranked by the mean of the sweep's metric over their seeds.
+        trials: All trials that ended, those of the best configuration first.
         baselines: Test bits/dim by name.
         num_test_images: Images of the test split.
         is_complete: Whether every trial ended.
     """
 
-    configurations: list[Configuration]
+    configurations: list[RankedConfiguration]
+    trials: list[TrialResult]
     baselines: Mapping[str, float]
     num_test_images: int
     is_complete: bool
 
     @property
-    def trials(self) -> list[TrialResult]:
-        """All trials, those of the best configuration first."""
-        return [trial for configuration in self.configurations for trial in configuration.trials]
+    def best(self) -> TrialResult | None:
+        """The best trial of the best configuration, None if no trial succeeded."""
+        names = [each.best.name for each in self.configurations if each.val]
+        return next((trial for trial in self.trials if trial.entry.name in names[:1]), None)
 
 
 def run_sweep(
@@ -178,7 +130,7 @@ def _run(
 ) -> bool:
     metric = sweep.config.metric.name
     results, trials = book.results, book.trials
-    ended = [(result.trial, result.value(metric)) for result in results.values()]
+    ended = [(result.trial, result.entry.value(metric)) for result in results.values()]
     begun = [trial for label, trial in trials.items() if label not in results]
     search = open_search(sweep, ended, begun)
     data = settled_data(book.ledger, sweep.trials[0].config.data, manifest)
@@ -205,14 +157,11 @@ def _start_parent(tracker: Tracker, sweep: Sweep, ledger: Ledger) -> TrackedRun:
 
 
 def _rank(sweep: Sweep, book: Book, *, is_complete: bool) -> SweepResult:
-    groups: dict[str, list[TrialResult]] = {}
-    for result in book.results.values():
-        groups.setdefault(result.trial.configuration, []).append(result)
-    metric = sweep.config.metric.name
-    configurations = [Configuration(label, trials, metric) for label, trials in groups.items()]
-    facts = book.ledger.facts
+    results, facts = book.results, book.ledger.facts
+    ranked = rank([result.entry for result in results.values()], sweep.config.metric.name)
     return SweepResult(
-        sorted(configurations, key=lambda c: _order(c.val.mean if c.val else None)),
+        ranked,
+        [results[entry.name] for configuration in ranked for entry in configuration.entries],
         facts["baselines"],
         facts["data"]["num_images"]["test"],
         is_complete,
@@ -220,21 +169,8 @@ def _rank(sweep: Sweep, book: Book, *, is_complete: bool) -> SweepResult:
 
 
 def _tag_best(parent: TrackedRun, result: SweepResult) -> None:
-    ranked = [configuration for configuration in result.configurations if configuration.val]
-    if ranked:
-        best = ranked[0].best
-        parent.tag("raypixel.best_trial", best.trial.label)
-        parent.tag("raypixel.best_folder", str(best.place))
+    if result.best is not None:
+        parent.tag("raypixel.best_trial", result.best.trial.label)
+        parent.tag("raypixel.best_folder", str(result.best.place))
     if not result.is_complete:
         parent.finish("KILLED")
-
-
-def _spread(values: list[float | None]) -> Spread | None:
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return Spread(fmean(known), stdev(known) if len(known) > 1 else None)
-
-
-def _order(value: float | None) -> float:
-    return float("inf") if value is None else value

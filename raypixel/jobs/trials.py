@@ -47,12 +47,6 @@ class TrialResult:
         """The checkpoint with the lowest validation likelihood."""
         return best_checkpoint(self.place)
 
-    def value(self, metric: str) -> float | None:
-        """Return the sweep's metric, None if it failed or was stopped before its first epoch."""
-        entry = self.entry
-        known = {"val/bits_per_dim": entry.val_bits_per_dim, "val/nll_nats": entry.val_nll_nats}
-        return None if entry.status == "failed" else known[metric]
-
 
 class TrialWatch(Protocol):
     """What a sweep tells its caller about trials; the methods are called in the driver process."""

@@ -3,12 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from raypixel.jobs.ledger import Ledger, TrialEntry
+from raypixel.jobs.ledger import Ledger
+from raypixel.jobs.ranking import DIGITS, RankedConfiguration, Spread, rank
 
-DIGITS = {"val/bits_per_dim": 4, "val/nll_nats": 2}
 NUM_GROUPS = 4
 
 
@@ -27,51 +27,9 @@ class Table:
     rows: list[list[str]]
 
 
-@dataclass(frozen=True)
-class Group:
-    """The trials of one configuration.
-
-    Attributes:
-        label: What they share.
-        entries: One for each seed.
-        metric: Name of the sweep's metric.
-    """
-
-    label: str
-    entries: list[TrialEntry]
-    metric: str
-
-    @property
-    def val(self) -> list[float]:
-        """The sweep's metric of each trial that has one."""
-        return [v for entry in self.entries if (v := value_of(entry, self.metric)) is not None]
-
-    @property
-    def test(self) -> list[float]:
-        """The same on the test split, of each trial that is done."""
-        name = self.metric.partition("/")[2]
-        return [entry.test[name] for entry in self.entries if entry.test]
-
-    @property
-    def best(self) -> TrialEntry:
-        """The trial with the lowest metric."""
-        return min(self.entries, key=lambda entry: _order(value_of(entry, self.metric)))
-
-
-def value_of(entry: TrialEntry, metric: str) -> float | None:
-    """Return a trial's metric, None if it failed or has none yet."""
-    known = {"val/bits_per_dim": entry.val_bits_per_dim, "val/nll_nats": entry.val_nll_nats}
-    return None if entry.status == "failed" else known[metric]
-
-
-def ranked(ledger: Ledger) -> list[Group]:
-    """Return the configurations, the lowest mean metric first, those without one last."""
-    groups: dict[str, list[TrialEntry]] = {}
-    for entry in ledger.entries.values():
-        groups.setdefault(entry.configuration, []).append(entry)
-    metric = ledger.facts["metric"]
-    made = [Group(label, entries, metric) for label, entries in groups.items()]
-    return sorted(made, key=lambda group: _order(fmean(group.val) if group.val else None))
+def ranked(ledger: Ledger) -> list[RankedConfiguration]:
+    """Return the sweep's configurations, the best first, trials that still run among them."""
+    return rank(ledger.entries.values(), ledger.facts["metric"])
 
 
 def ranking(ledger: Ledger) -> Table:
@@ -79,14 +37,14 @@ def ranking(ledger: Ledger) -> Table:
     digits, reference = DIGITS[ledger.facts["metric"]], ledger.facts["reference"]
     columns = ["rank", "configuration", "validation", "test", "n", "parameters", "time", "state"]
     rows = []
-    for rank, group in enumerate(ranked(ledger), start=1):
+    for number, group in enumerate(ranked(ledger), start=1):
         best = group.best
         row = [
-            str(rank) if group.val else "-",
+            str(number) if group.val else "-",
             group.label,
-            spread(group.val, digits),
-            spread(group.test, digits),
-            str(len(group.val)),
+            _shown(group.val, digits),
+            _shown(group.test, digits),
+            str(group.val.count if group.val else 0),
             "" if best.num_parameters is None else f"{best.num_parameters:,}",
             "" if best.seconds is None else duration(best.seconds),
             ", ".join(sorted({entry.stopped_by or entry.status for entry in group.entries})),
@@ -114,7 +72,7 @@ def two_way(ledger: Ledger) -> Table | None:
     cells = {}
     for group in groups:
         entry = group.best
-        text = spread(group.val, digits) or entry.status
+        text = _shown(group.val, digits) or entry.status
         published = "" if entry.reference is None else f" ({entry.reference:g})"
         cells[entry.parameters[down], entry.parameters[across]] = text + published
     rows = [[f"{down} = {word(y)}", *(cells.get((y, x), "") for x in xs)] for y in ys]
@@ -138,7 +96,7 @@ def importance(ledger: Ledger) -> dict[str, float]:
     known = [
         (entry, value)
         for entry in ledger.entries.values()
-        if (value := value_of(entry, ledger.facts["metric"])) is not None
+        if (value := entry.value(ledger.facts["metric"])) is not None
     ]
     mean = fmean(value for _, value in known) if known else 0.0
     total = sum((value - mean) ** 2 for _, value in known)
@@ -200,14 +158,6 @@ def varied(ledger: Ledger) -> list[str]:
     return sorted(n for n in names if n != "training.seed" and len(_values(ledger, n)) > 1)
 
 
-def spread(values: list[float], digits: int) -> str:
-    """Write a mean, with the standard deviation where there are several values."""
-    if not values:
-        return ""
-    text = f"{fmean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
-
-
 def word(value: Any) -> str:
     """Write a parameter's value as YAML has it."""
     return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
@@ -218,6 +168,10 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _shown(spread: Spread | None, digits: int) -> str:
+    return "" if spread is None else spread.describe(digits)
 
 
 def _values(ledger: Ledger, name: str) -> list[Any]:
@@ -249,7 +203,3 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-def _order(value: float | None) -> float:
-    return float("inf") if value is None else value

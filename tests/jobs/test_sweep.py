@@ -158,7 +158,7 @@ def test_trials_json_says_all_and_seeds_are_averaged(
         assert 0 < entry["seconds"] <= entry["device_hours"] * 3600
         assert (tmp_path / "out" / entry["run_folder"] / "metrics.jsonl").exists()
     for configuration in result.configurations:
-        values = [trial.entry.val_bits_per_dim for trial in configuration.trials]
+        values = [entry.val_bits_per_dim for entry in configuration.entries]
         assert len(set(values)) == 2
         assert configuration.val.mean == pytest.approx(sum(values) / 2)
         assert configuration.val.deviation == pytest.approx(abs(values[0] - values[1]) / 2**0.5)

@@ -85,7 +85,6 @@ def serve(
       raypixel serve --config cluster/serve.yaml --check
     """
     from raypixel.errors import ConfigError
-    from raypixel.serving.config import read_serve_config
     from raypixel.serving.launch import (
         DEFAULT_HOST,
         DEFAULT_PORT,
@@ -94,6 +93,7 @@ def serve(
         local_options,
         parse_models,
     )
+    from raypixel.serving.serve_config import read_serve_config
     from raypixel.serving.settings import Limits, Settings
 
     if config is not None:

@@ -15,7 +15,7 @@ from raypixel.cluster.launcher import launcher_problems
 from raypixel.cluster.versions import image_version, version_problem
 from raypixel.config import parse, parse_yaml
 from raypixel.errors import ConfigError, did_you_mean
-from raypixel.serving.config import check_serve_config, parse_serve_config
+from raypixel.serving.serve_config import check_serve_config, parse_serve_config
 
 LAUNCHER = "ray up"
 SERVE = "Ray Serve"

@@ -1,19 +1,29 @@
-"""What is answered: images as PNG in JSON, as one grid or as NumPy arrays; scores; and which form a client accepts."""
+"""What is answered: JSON, images as one grid or as NumPy arrays, problems; and which form a client accepts."""
 
 import base64
 import io
 import math
 import zipfile
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
 
 import numpy as np
+from PIL.Image import Image as Picture
 from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
+from raypixel.errors import ConfigError, DataError
 from raypixel.figures import image_grid, plain_picture
-from raypixel.serving.hosts import Card
+from raypixel.sampling import Image
+from raypixel.serving.engine import JobCancelled, NotAccepting, QueueFull
+from raypixel.serving.replica import ModelAnswer, UnknownModel
+from raypixel.serving.requests import CompletionRequest, ImagesRequest
+from raypixel.serving.settings import Limits
 
 JSON, PNG, NPZ = "application/json", "image/png", "application/x-npz"
+RETRY_DRAINING_S = 5
 
 
 class ImageAnswer(BaseModel):
@@ -34,6 +44,29 @@ class ImagesAnswer(BaseModel):
     num_levels: int
     images: list[ImageAnswer]
 
+    @classmethod
+    def of(
+        cls, x: Tensor, model: ModelAnswer, request: ImagesRequest, images: Sequence[Image]
+    ) -> Self:
+        """Return the answer for levels, (N, C, H, W), that were made of the images of a request."""
+        n = request.n if isinstance(request, CompletionRequest) else None
+        answers = [
+            ImageAnswer(
+                png=base64.b64encode(_png(plain_picture(levels, num_levels=model.num_levels))),
+                source=None if n is None else number // n,
+                class_label=image.class_label,
+            )
+            for number, (levels, image) in enumerate(zip(x, images, strict=True))
+        ]
+        return cls(
+            model=model.name,
+            seed=request.seed,
+            temperature=request.temperature,
+            image_shape=model.image_shape,
+            num_levels=model.num_levels,
+            images=answers,
+        )
+
 
 class ScoreAnswer(BaseModel):
     """How likely one picture is."""
@@ -50,18 +83,17 @@ class ScoresAnswer(BaseModel):
     image_shape: list[int]
     scores: list[ScoreAnswer]
 
-
-class ModelAnswer(BaseModel):
-    """What is told of a model."""
-
-    name: str
-    kind: str
-    image_shape: list[int]
-    num_levels: int
-    num_classes: int
-    num_parameters: int
-    data: str
-    is_default: bool
+    @classmethod
+    def of(cls, nats: Tensor, model: ModelAnswer, *, per_pixel: bool) -> Self:
+        """Return the answer for the nats of each sub-pixel, (N, C, H, W)."""
+        scores = [
+            ScoreAnswer(nll_nats=total, bits_per_dim=bits)
+            for total, bits in zip(*(each.tolist() for each in _likelihoods(nats)), strict=True)
+        ]
+        if per_pixel:  # otherwise it stays unset, and is left out of the JSON
+            for score, rows in zip(scores, nats.double().sum(1).tolist(), strict=True):
+                score.surprise = [[round(value, 6) for value in row] for row in rows]
+        return cls(model=model.name, image_shape=model.image_shape, scores=scores)
 
 
 class LimitsAnswer(BaseModel):
@@ -89,18 +121,62 @@ class ErrorAnswer(BaseModel):
     detail: str
 
 
-def choose_form(accept: str, offered: tuple[str, ...]) -> str | None:
-    """Return the form that an `Accept` header likes best, the first offered one where it does not care; None if none.
+class Problem(Exception):
+    """A request that is answered with an error.
+
+    Attributes:
+        status: HTTP status.
+        detail: What is wrong, in a sentence.
+        headers: That go with the status.
+    """
+
+    def __init__(self, status: int, detail: str, *, retry_after_s: float | None = None) -> None:
+        """Describe the error; the client should come back after some seconds if they are given."""
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        if retry_after_s is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+
+    def to_response(self) -> Response:
+        """Return the answer; a lone surrogate, which UTF-8 has no bytes for, is spelled out."""
+        answer = ErrorAnswer(detail=self.detail.encode("ascii", "backslashreplace").decode())
+        return JSONResponse(answer.model_dump(), self.status, self.headers)
+
+
+@contextmanager
+def problems(limits: Limits) -> Iterator[None]:
+    """Turn what can go wrong with a request into the problem that is answered."""
+    try:
+        yield
+    except UnknownModel as error:
+        raise Problem(404, str(error)) from None
+    except QueueFull as error:
+        raise Problem(429, str(error), retry_after_s=error.retry_after_s) from None
+    except (NotAccepting, JobCancelled) as error:
+        raise Problem(503, str(error), retry_after_s=RETRY_DRAINING_S) from None
+    except (ConfigError, DataError) as error:
+        raise Problem(422, str(error)) from None
+    except TimeoutError:
+        rule = f"the request must finish within {limits.timeout_s:g} s and is cancelled"
+        raise Problem(504, f"{rule}: ask for less, or ask again later") from None
+
+
+def choose_form(accept: str, offered: tuple[str, ...]) -> str:
+    """Return the form that an `Accept` header likes best, the first offered one where it does not care.
 
     Args:
         accept: The header; empty takes anything.
         offered: Media types, the server's favorite first.
+
+    Raises:
+        Problem: It takes none of them.
     """
-    best, best_quality = None, 0.0
-    for form in offered:
-        quality = _quality(form, accept or "*/*")
-        if quality > best_quality:
-            best, best_quality = form, quality
+    qualities = {form: _quality(form, accept or "*/*") for form in offered}
+    best = max(offered, key=qualities.__getitem__)
+    if not qualities[best]:
+        raise Problem(406, f"Accept must allow one of {', '.join(offered)}, got {accept!r}")
     return best
 
 
@@ -119,57 +195,31 @@ def _q(parameters: list[str]) -> float:
     for parameter in parameters:
         if parameter.startswith("q="):
             try:
-                return float(parameter[2:])
+                return max(0.0, float(parameter[2:]))  # 0 for a NaN
             except ValueError:
                 return 0.0
     return 1.0
 
 
-def images_mapping(
-    x: Tensor,
-    card: Card,
-    *,
-    seed: int,
-    temperature: float,
-    class_labels: list[int | None],
-    n: int | None = None,
-) -> dict[str, Any]:
-    """Return the JSON of images.
-
-    Args:
-        x: Levels, (N, C, H, W).
-        card: Of their model.
-        seed: Of the request.
-        temperature: Of the request.
-        class_labels: Of each image.
-        n: Completions of each picture; None for samples.
-    """
-    images = [
-        {
-            "png": base64.b64encode(png(image, card)).decode(),
-            "source": None if n is None else number // n,
-            "class_label": class_labels[number],
-        }
-        for number, image in enumerate(x)
-    ]
-    return {
-        "model": card.name,
-        "seed": seed,
-        "temperature": temperature,
-        "image_shape": list(card.image_shape),
-        "num_levels": card.num_levels,
-        "images": images,
-    }
+def images_file(
+    form: str, x: Tensor, model: ModelAnswer, request: ImagesRequest, images: Sequence[Image]
+) -> bytes:
+    """Encode levels, (N, C, H, W), that were made of the images of a request: a PNG of all, or an .npz file."""
+    n = request.n if isinstance(request, CompletionRequest) else None
+    if form == PNG:
+        columns = None if n == 1 else n
+        return _png(image_grid(x, num_levels=model.num_levels, num_columns=columns))
+    observed = images[0].observed
+    if n is None or observed is None:
+        return arrays(images=x)
+    return arrays(completions=x.unflatten(0, (-1, n)), observed=observed)
 
 
-def png(image: Tensor, card: Card) -> bytes:
-    """Encode one image, (C, H, W), one pixel a pixel."""
-    return _encoded(plain_picture(image, num_levels=card.num_levels))
-
-
-def grid(x: Tensor, card: Card, *, num_columns: int | None = None) -> bytes:
-    """Encode all images as one picture."""
-    return _encoded(image_grid(x, num_levels=card.num_levels, num_columns=num_columns))
+def scores_file(nats: Tensor, *, per_pixel: bool) -> bytes:
+    """Encode scores as an .npz file, for the nats of each sub-pixel, (N, C, H, W)."""
+    totals, bits = _likelihoods(nats)
+    surprise = {"surprise": nats} if per_pixel else {}
+    return arrays(nll_nats=totals, bits_per_dim=bits, **surprise)
 
 
 def arrays(**values: Tensor) -> bytes:
@@ -183,43 +233,13 @@ def arrays(**values: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def scores_mapping(nats: Tensor, card: Card, *, per_pixel: bool) -> dict[str, Any]:
-    """Return the JSON of scores for the nats of each sub-pixel, (N, C, H, W)."""
-    totals, bits = likelihoods(nats)
-    scores = []
-    for number in range(len(nats)):
-        score: dict[str, Any] = {
-            "nll_nats": float(totals[number]),
-            "bits_per_dim": float(bits[number]),
-        }
-        if per_pixel:
-            rows = nats[number].double().sum(0)
-            score["surprise"] = [[round(value, 6) for value in row] for row in rows.tolist()]
-        scores.append(score)
-    return {"model": card.name, "image_shape": list(card.image_shape), "scores": scores}
-
-
-def likelihoods(nats: Tensor) -> tuple[Tensor, Tensor]:
+def _likelihoods(nats: Tensor) -> tuple[Tensor, Tensor]:
     """Return nats and bits per dimension of each image, (N,) float64, for those of each sub-pixel."""
     totals = nats.double().flatten(1).sum(1)
     return totals, totals / (nats[0].numel() * math.log(2))
 
 
-def model_mapping(card: Card) -> dict[str, Any]:
-    """Return the JSON that tells of a model."""
-    return {
-        "name": card.name,
-        "kind": card.kind,
-        "image_shape": list(card.image_shape),
-        "num_levels": card.num_levels,
-        "num_classes": card.num_classes,
-        "num_parameters": card.num_parameters,
-        "data": card.data,
-        "is_default": card.is_default,
-    }
-
-
-def _encoded(picture: Any, form: Literal["PNG"] = "PNG") -> bytes:
+def _png(picture: Picture) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, form)
+    picture.save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The Ray Serve deployment: each replica is a process with its own hosts and its own HTTP application.
+"""The Ray Serve deployment: each replica is a process with its own models and its own HTTP application.
 
 `raypixel serve` starts it on this machine or a cluster; `serve deploy cluster/serve.yaml` builds it from a file.
 """
@@ -18,20 +18,15 @@ from starlette.types import ASGIApp
 
 from raypixel.config import parse
 from raypixel.serving.autoscaling import METRIC
-from raypixel.serving.config import DEPLOYMENT
-from raypixel.serving.hosts import Hosts
 from raypixel.serving.http import create_app
 from raypixel.serving.launch import fetch_registered
-from raypixel.serving.security import read_keys, require_keys
-from raypixel.serving.settings import Settings
+from raypixel.serving.metrics import metric_name
+from raypixel.serving.replica import Replica
+from raypixel.serving.serve_config import DEPLOYMENT
+from raypixel.serving.settings import Settings, read_keys, require_keys
+from raypixel.serving.stats import GAUGES
 
 APPLICATION = "raypixel"
-_GAUGES = {
-    "raypixel_active_slots": "Images that are being made",
-    "raypixel_queued_images": "Images that wait for a slot",
-    "raypixel_remaining_sub_pixels": "Sub-pixels that accepted images still lack",
-    "raypixel_sub_pixels_per_second": "Recent speed",
-}
 _METRICS_PERIOD_S = 2.0
 _SECONDS_TO_ANSWER = 5.0
 # the engine queues, bounded by images; Ray need not
@@ -62,39 +57,37 @@ class Endpoint:
             import torch
 
             torch.set_num_threads(self._settings.num_threads)
-        self._hosts = Hosts(self._settings, fetch=fetch_registered)
-        await self._hosts.open()
+        name = serve.get_replica_context().replica_id.unique_id
+        self._replica = Replica(self._settings, name=name, fetch=fetch_registered)
+        await self._replica.open()
         self._reporting = asyncio.create_task(self._report())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Ray Serve calls this after the constructor."""
-        return create_app(
-            self._hosts, keys=self._keys, replica=serve.get_replica_context().replica_id.unique_id
-        )
+        return create_app(self._replica, keys=self._keys)
 
     def check_health(self) -> None:
         """Raise if an engine no longer works; Ray Serve then replaces the replica."""
-        self._hosts.check_health()
+        self._replica.check_health()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what the autoscaling policy decides by."""
-        return {METRIC: float(self._hosts.remaining_sub_pixels())}
+        return {METRIC: float(self._replica.remaining_sub_pixels())}
 
     async def drain(self) -> None:
         """Take nothing new, and return when what was accepted is answered."""
-        await self._hosts.drain()
+        await self._replica.drain()
 
     async def _report(self) -> None:
         """Copy the engines' gauges to Ray's own metrics, which know every replica."""
         gauges = {
-            name: Gauge(name, description=text, tag_keys=("model",))
-            for name, text in _GAUGES.items()
+            attribute: Gauge(metric_name(attribute), description=text, tag_keys=("model",))
+            for attribute, text in GAUGES.items()
         }
         while True:
-            for model, host in list(self._hosts.loaded.items()):
-                for name, gauge in gauges.items():
-                    value = getattr(host.engine.stats, name.removeprefix("raypixel_"))
-                    gauge.set(float(value), tags={"model": model})
+            for model, engine in self._replica.engines():
+                for attribute, gauge in gauges.items():
+                    gauge.set(float(getattr(engine.stats, attribute)), tags={"model": model})
             await asyncio.sleep(_METRICS_PERIOD_S)
 
 

@@ -1,4 +1,4 @@
-"""The static page at `/`, the page of the OpenAPI document at `/docs`, and what the document says of keys."""
+"""What a person reads: the static page at `/`, the OpenAPI document with every answer and status, and its page at `/docs`."""
 
 import html
 import json
@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
+from raypixel.serving.answers import JSON, NPZ, PNG, ErrorAnswer
+
 PAGE = Path(__file__).parent / "page"
 # nothing comes from another host, and nobody frames the page
 _SECURITY = {
@@ -20,6 +22,86 @@ _SECURITY = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_EVENTS = {
+    "schema": {
+        "type": "object",
+        "description": "Each server-sent event, with `stream: true`; `data` is one line of JSON.",
+        "properties": {
+            "event": {"type": "string", "enum": ["start", "rows", "done", "error"]},
+            "data": {"type": "string"},
+        },
+    }
+}
+_RETRY = {
+    "Retry-After": {
+        "description": "Seconds after which to come back.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_ERRORS: dict[int, str] = {
+    400: "The body is no JSON.",
+    401: "An API key is required, and missing or unknown.",
+    404: "No such model.",
+    406: "No form of the answer is accepted.",
+    408: "The body did not arrive, or Ray Serve's own time limit was shorter.",
+    413: "The body is too large.",
+    422: "A value is out of range, or a picture cannot be taken.",
+    429: "The queue is full.",
+    503: "Not ready yet, or about to end.",
+    504: "Not finished in time; the work is cancelled.",
+}
+_WORK_ERRORS = (400, 401, 404, 406, 408, 413, 422, 429, 503, 504)
+_EXAMPLE_IMAGES = {
+    "model": "digits",
+    "seed": 7,
+    "temperature": 1.0,
+    "image_shape": [1, 8, 8],
+    "num_levels": 17,
+    "images": [{"png": "iVBORw0KGgo...", "source": None, "class_label": None}],
+}
+_EXAMPLE_SCORES = {
+    "model": "digits",
+    "image_shape": [1, 8, 8],
+    "scores": [{"nll_nats": 126.2, "bits_per_dim": 2.844}],
+}
+Responses = dict[int | str, dict[str, Any]]
+
+
+def image_responses() -> Responses:
+    """Return the `responses` of a route that answers with images."""
+    binary = {PNG: _BINARY, NPZ: _BINARY, "text/event-stream": _EVENTS}
+    content = {JSON: {"example": _EXAMPLE_IMAGES}, **binary}
+    return {200: {"description": "The images.", "content": content}, **errors(*_WORK_ERRORS)}
+
+
+def score_responses() -> Responses:
+    """Return the `responses` of the route that answers with scores."""
+    content = {JSON: {"example": _EXAMPLE_SCORES}, NPZ: _BINARY}
+    return {200: {"description": "The scores.", "content": content}, **errors(*_WORK_ERRORS)}
+
+
+def state_responses(*statuses: int) -> Responses:
+    """Return the `responses` of a route that answers yes, or one of some errors."""
+    status = {"schema": {"type": "object", "properties": {"status": {"type": "string"}}}}
+    return {200: {"description": "Yes.", "content": {JSON: status}}, **errors(*statuses)}
+
+
+def metric_responses() -> Responses:
+    """Return the `responses` of the route that answers with metrics."""
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    return {200: {"description": "Prometheus text.", "content": text}, **errors(401)}
+
+
+def errors(*statuses: int) -> Responses:
+    """Return the `responses` of some errors."""
+    found: Responses = {
+        status: {"model": ErrorAnswer, "description": _ERRORS[status]} for status in statuses
+    }
+    for status in found.keys() & {429, 503}:
+        found[status]["headers"] = _RETRY
+    return found
 
 
 def add_documents(app: FastAPI, *, requires_key: bool) -> None:

@@ -1,6 +1,6 @@
 """The engine: many requests' images are made together in slots, each at its own position.
 
-A loop on the caller's event loop hands steps to one worker thread. Between two steps images join free slots in fair order,
+A loop on the caller's event loop hands steps to one stepper thread. Between two steps images join free slots in fair order,
 complete and cancelled ones leave, and images to be scored take a turn. All state but the slots themselves belongs to
 the event loop: methods are called from there.
 """
@@ -26,11 +26,11 @@ from raypixel.serving.job import (
     NotAccepting,
     QueueFull,
     Rows,
+    WaitingImages,
     check_image,
 )
 from raypixel.serving.stats import EngineStats
-from raypixel.serving.turns import Turns
-from raypixel.serving.worker import Orders, Outcome, Worker
+from raypixel.serving.stepper import Step, Stepper, StepResult
 
 __all__ = [
     "Engine", "EngineStats", "Finished", "Image", "Job", "JobCancelled", "NotAccepting", "QueueFull", "Rows",
@@ -75,7 +75,7 @@ class Engine:
         self._model = model
         self._image_shape = model.image_shape
         self._max_queued = max_queued_images
-        self._turns = Turns()
+        self._waiting = WaitingImages()
         self._places: dict[int, tuple[Job, int]] = {}
         self._free = list(range(num_slots))[::-1]
         self._released: list[int] = []
@@ -84,7 +84,7 @@ class Engine:
         self._is_accepting = False
         self._task: asyncio.Task[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._worker: Worker | None = None
+        self._stepper: Stepper | None = None
         self._num_failures = 0
         self._last_error: Exception | None = None
         self.stats = EngineStats(num_slots, math.prod(self._image_shape))
@@ -92,7 +92,7 @@ class Engine:
     async def start(self) -> None:
         """Make the slots, compile, and accept work."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="raypixel-engine")
-        self._worker = await self._in_thread(lambda: Worker(self._model, self.stats.num_slots))
+        self._stepper = await self._in_thread(lambda: Stepper(self._model, self.stats.num_slots))
         self._task = asyncio.create_task(self._run(), name="raypixel-engine")
         self._is_accepting = True
 
@@ -128,11 +128,11 @@ class Engine:
             raise ValueError(f"images must be 1 to {self._max_queued}, got {len(images)}")
         for image in images:
             check_image(image, self._model)
-        excess = len(self._turns) + len(images) - self._max_queued
+        excess = len(self._waiting) + len(images) - self._max_queued
         if excess > 0:
             raise QueueFull(self.stats.seconds_for(excess))
         job = Job(images, self._image_shape, streams_rows=streams_rows, on_cancel=self._cancel)
-        self._turns.add(job)
+        self._waiting.add(job)
         self._count_waiting()
         self._news.set()
         return job
@@ -187,11 +187,11 @@ class Engine:
     async def _run(self) -> None:
         try:
             while True:
-                if self._turns or self._places or self._released:
+                if self._waiting or self._places or self._released:
                     await self._step()
                 if self._scorings:
                     await self._score_some()
-                if self._turns or self._places or self._released or self._scorings:
+                if self._waiting or self._places or self._released or self._scorings:
                     continue
                 if not self._is_accepting:
                     return
@@ -203,12 +203,12 @@ class Engine:
             raise
 
     async def _step(self) -> None:
-        assert self._worker is not None
+        assert self._stepper is not None
         released, self._released = self._released, []
         self._free += released
         admitted = {}
-        while self._free and self._turns:
-            job, number = self._turns.next()
+        while self._free and self._waiting:
+            job, number = self._waiting.next()
             slot = self._free.pop()
             self._places[slot] = (job, number)
             admitted[slot] = job.images[number]
@@ -217,32 +217,32 @@ class Engine:
         self._count_waiting()
         streamed = frozenset(slot for slot, (job, _) in self._places.items() if job.streams_rows)
         span = WATCHED_S if streamed else QUIET_S
-        orders = Orders(released, admitted, streamed, span, is_crowded=bool(self._turns))
-        worker, started = self._worker, time.perf_counter()
-        outcome = await self._in_thread(lambda: worker.step(orders))
-        self._tell(outcome)
-        self.stats.note_step(outcome.gained, outcome.written, time.perf_counter() - started)
+        step = Step(released, admitted, streamed, span, is_crowded=bool(self._waiting))
+        stepper, started = self._stepper, time.perf_counter()
+        result = await self._in_thread(lambda: stepper.step(step))
+        self._tell(result)
+        self.stats.note_step(result.gained, result.written, time.perf_counter() - started)
         self._count_waiting()
 
-    def _tell(self, outcome: Outcome) -> None:
-        """Pass an outcome on; slots that were cancelled meanwhile are in no place any more."""
-        for slot, row, levels in outcome.rows:
+    def _tell(self, result: StepResult) -> None:
+        """Pass an result on; slots that were cancelled meanwhile are in no place any more."""
+        for slot, row, levels in result.rows:
             if place := self._places.get(slot):
                 place[0].tell(Rows(place[1], row, levels))
-        for slot, levels in outcome.finished:
+        for slot, levels in result.finished:
             if place := self._leave(slot):
                 self.stats.images += 1
                 place[0].tell(Finished(place[1], levels))
                 self.stats.jobs_finished += place[0].is_ended
-        for slot, error in outcome.failed:
+        for slot, error in result.failed:
             if place := self._leave(slot):
                 self._end(place[0], error)
-        if outcome.error is None:
-            self._num_failures = 0 if outcome.gained else self._num_failures
+        if result.error is None:
+            self._num_failures = 0 if result.gained else self._num_failures
             return
-        self._num_failures, self._last_error = self._num_failures + 1, outcome.error
+        self._num_failures, self._last_error = self._num_failures + 1, result.error
         for job in {id(job): job for job, _ in self._places.values()}.values():
-            self._end(job, outcome.error)
+            self._end(job, result.error)
 
     def _leave(self, slot: int) -> tuple[Job, int] | None:
         """Empty a place; a slot that was cancelled during the step is let go of with the next one."""
@@ -252,15 +252,15 @@ class Engine:
         return place
 
     async def _score_some(self) -> None:
-        assert self._worker is not None
-        worker, scoring = self._worker, self._scorings.pop(0)
+        assert self._stepper is not None
+        stepper, scoring = self._stepper, self._scorings.pop(0)
         if scoring.result.done():  # the caller has gone
             return
         rest = slice(scoring.num_done, None)
         labels = None if scoring.class_labels is None else scoring.class_labels[rest]
         try:
             nats = await self._in_thread(
-                lambda: worker.score(scoring.x[rest], labels, span_s=QUIET_S)
+                lambda: stepper.score(scoring.x[rest], labels, span_s=QUIET_S)
             )
         except Exception as error:
             # whatever it is, it belongs to this caller, and the engine goes on
@@ -286,7 +286,7 @@ class Engine:
 
     def _drop(self, job: Job, error: Exception) -> None:
         """End a job and give back what it holds."""
-        self._turns.remove(job)
+        self._waiting.remove(job)
         for slot in [slot for slot, (other, _) in self._places.items() if other is job]:
             del self._places[slot]
             self._released.append(slot)
@@ -295,7 +295,7 @@ class Engine:
         self._news.set()
 
     def _end_all(self, error: Exception) -> None:
-        jobs = [*self._turns.jobs(), *(job for job, _ in self._places.values())]
+        jobs = [*self._waiting.jobs(), *(job for job, _ in self._places.values())]
         for job in {id(job): job for job in jobs}.values():
             self._end(job, error)
         for scoring in self._scorings:
@@ -305,4 +305,4 @@ class Engine:
 
     def _count_waiting(self) -> None:
         self.stats.active_slots = len(self._places)
-        self.stats.queued_images = len(self._turns)
+        self.stats.queued_images = len(self._waiting)

@@ -1,53 +1,51 @@
-"""The HTTP application over hosts: plain FastAPI, to be run under any ASGI server; docs/serving.md is its contract."""
+"""The HTTP application of a replica: plain FastAPI, to be run under any ASGI server; docs/serving.md is its contract."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from raypixel import __version__
 from raypixel.config import explain
-from raypixel.serving import answers
-from raypixel.serving.answers import JSON, NPZ, PNG
-from raypixel.serving.documents import add_documents
-from raypixel.serving.gate import Gate, extra_headers
-from raypixel.serving.hosts import Card, Hosts
+from raypixel.serving import documents
+from raypixel.serving.admission import Admission
+from raypixel.serving.answers import (
+    JSON,
+    NPZ,
+    PNG,
+    RETRY_DRAINING_S,
+    ImagesAnswer,
+    LimitsAnswer,
+    ModelsAnswer,
+    Problem,
+    ScoresAnswer,
+    choose_form,
+    images_file,
+    problems,
+    scores_file,
+)
+from raypixel.serving.event_stream import ClientGone, EventStream, while_connected
 from raypixel.serving.metrics import CONTENT_TYPE, Metrics
+from raypixel.serving.replica import Replica
 from raypixel.serving.requests import (
     BODIES,
     CompletionRequest,
+    ImagesRequest,
     SampleRequest,
     ScoreRequest,
-    check_limits,
 )
-from raypixel.serving.responses import documented
-from raypixel.serving.security import Keys
-from raypixel.serving.streams import ClientGone, EventStream, while_connected
-from raypixel.serving.work import (
-    RETRY_DRAINING_S,
-    Order,
-    Problem,
-    completion_order,
-    problems,
-    sample_order,
-    score_inputs,
-)
-
-_IMAGE_FORMS, _SCORE_FORMS = (JSON, PNG, NPZ), (JSON, NPZ)
+from raypixel.serving.settings import Keys
 
 
-def create_app(hosts: Hosts, *, keys: Keys, replica: str = "0") -> FastAPI:
+def create_app(replica: Replica, *, keys: Keys) -> FastAPI:
     """Return the application.
 
     Args:
-        hosts: What is served; opened and closed by the caller.
+        replica: What is served; opened and closed by the caller.
         keys: API keys; without any, everybody may ask.
-        replica: Name of this process in metrics.
     """
     app = FastAPI(
         title="raypixel",
@@ -57,122 +55,125 @@ def create_app(hosts: Hosts, *, keys: Keys, replica: str = "0") -> FastAPI:
         redoc_url=None,
         openapi_tags=[],
     )
-    metrics = Metrics(hosts, replica=replica)
-    _add_work(app, hosts)
-    _add_state(app, hosts, keys, metrics)
+    metrics = Metrics(replica)
+    _add_work(app, replica)
+    _add_state(app, replica, keys, metrics)
     _add_handlers(app)
-    add_documents(app, requires_key=bool(keys))
-    app.add_middleware(Gate, hosts=hosts, keys=keys, metrics=metrics)
+    documents.add_documents(app, requires_key=bool(keys))
+    app.add_middleware(Admission, replica=replica, keys=keys, metrics=metrics)
     return app
 
 
-def _add_work(app: FastAPI, hosts: Hosts) -> None:
-    limits = hosts.settings.limits
+def _add_work(app: FastAPI, replica: Replica) -> None:
+    limits = replica.settings.limits
 
-    @app.post("/v1/samples", summary="Draw new images", responses=documented("images"))
-    async def samples(body: SampleRequest, request: Request) -> Response:
-        return await _images(request, hosts, body, lambda card: sample_order(body, card))
+    @app.post(
+        "/v1/samples",
+        summary="Draw new images",
+        response_model=ImagesAnswer,
+        responses=documents.image_responses(),
+    )
+    async def samples(body: SampleRequest, request: Request) -> ImagesAnswer | Response:
+        return await _images(request, replica, body)
 
-    @app.post("/v1/completions", summary="Complete pictures", responses=documented("images"))
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await _images(
-            request, hosts, body, lambda card: completion_order(body, card, limits)
-        )
+    @app.post(
+        "/v1/completions",
+        summary="Complete pictures",
+        response_model=ImagesAnswer,
+        responses=documents.image_responses(),
+    )
+    async def completions(body: CompletionRequest, request: Request) -> ImagesAnswer | Response:
+        return await _images(request, replica, body)
 
-    @app.post("/v1/scores", summary="Score pictures", responses=documented("scores"))
-    async def scores(body: ScoreRequest, request: Request) -> Response:
-        form = _form(request, _SCORE_FORMS)
-        _check(body, hosts)
+    @app.post(
+        "/v1/scores",
+        summary="Score pictures",
+        response_model=ScoresAnswer,
+        response_model_exclude_unset=True,
+        responses=documents.score_responses(),
+    )
+    async def scores(body: ScoreRequest, request: Request) -> ScoresAnswer | Response:
+        form = _form(request, JSON, NPZ)
         with problems(limits):
-            async with hosts.use(body.model) as host:
-                x, labels = await score_inputs(body, host.card, limits)
-                working = host.engine.score(x, labels)
-                nats = await while_connected(request, working, limits.timeout_s)
+            body.check(limits)
+            async with replica.use(body.model) as (model, engine):
+                x, labels = await body.to_levels(model, limits)
+                nats = await while_connected(request, engine.score(x, labels), limits.timeout_s)
         if form == JSON:
-            answer = answers.scores_mapping(nats, host.card, per_pixel=body.per_pixel)
-            return JSONResponse(answer)
-        totals, bits = answers.likelihoods(nats)
-        arrays = {"nll_nats": totals, "bits_per_dim": bits}
-        if body.per_pixel:
-            arrays["surprise"] = nats
-        return Response(answers.arrays(**arrays), media_type=NPZ)
+            return ScoresAnswer.of(nats, model.answer, per_pixel=body.per_pixel)
+        return Response(scores_file(nats, per_pixel=body.per_pixel), media_type=form)
 
 
 async def _images(
-    request: Request,
-    hosts: Hosts,
-    body: SampleRequest | CompletionRequest,
-    make_order: Callable[[Card], Awaitable[Order]],
-) -> Response:
-    limits = hosts.settings.limits
-    form = JSON if body.stream else _form(request, _IMAGE_FORMS)
-    _check(body, hosts)
+    request: Request, replica: Replica, body: ImagesRequest
+) -> ImagesAnswer | Response:
+    limits = replica.settings.limits
+    form = JSON if body.stream else _form(request, JSON, PNG, NPZ)
     async with AsyncExitStack() as stack:
         with problems(limits):
-            host = await stack.enter_async_context(hosts.use(body.model))
-            order = await make_order(host.card)
-            job = host.engine.submit(order.images, streams_rows=body.stream)
+            body.check(limits)
+            model, engine = await stack.enter_async_context(replica.use(body.model))
+            job = engine.submit(await body.to_images(model, limits), streams_rows=body.stream)
             if body.stream:
                 end = stack.pop_all().aclose
-                return EventStream(order, job, limits=limits, end=end)
+                return EventStream(body, model.answer, job, limits=limits, end=end)
             stack.callback(job.cancel)
             x = await while_connected(request, job.result(), limits.timeout_s)
-    encode = {PNG: order.to_grid, NPZ: order.to_arrays}.get(form)
-    if encode is not None:
-        return Response(await asyncio.to_thread(encode, x), media_type=form)
-    return JSONResponse(await asyncio.to_thread(order.to_mapping, x))
+    made = (x, model.answer, body, job.images)
+    if form == JSON:
+        return await asyncio.to_thread(ImagesAnswer.of, *made)
+    return Response(await asyncio.to_thread(images_file, form, *made), media_type=form)
 
 
-def _form(request: Request, offered: tuple[str, ...]) -> str:
-    accept = ", ".join(request.headers.getlist("accept"))
-    form = answers.choose_form(accept, offered)
-    if form is None:
-        raise Problem(406, f"Accept must allow one of {', '.join(offered)}, got {accept!r}")
-    return form
+def _form(request: Request, *offered: str) -> str:
+    return choose_form(", ".join(request.headers.getlist("accept")), offered)
 
 
-def _check(body: Any, hosts: Hosts) -> None:
-    if (problem := check_limits(body, hosts.settings.limits)) is not None:
-        raise Problem(422, problem)
-
-
-def _add_state(app: FastAPI, hosts: Hosts, keys: Keys, metrics: Metrics) -> None:
-    @app.get("/v1/models", summary="What is served", responses=documented("models"))
-    async def models() -> Response:
-        return JSONResponse(
-            {
-                "models": [answers.model_mapping(card) for card in hosts.cards.values()],
-                "limits": hosts.settings.limits.model_dump(),
-                "requires_key": bool(keys),
-            }
+def _add_state(app: FastAPI, replica: Replica, keys: Keys, metrics: Metrics) -> None:
+    @app.get(
+        "/v1/models",
+        summary="What is served",
+        response_description="What is served.",
+        responses=documents.errors(401),
+    )
+    async def models() -> ModelsAnswer:
+        return ModelsAnswer(
+            models=[model.answer for model in replica.models.values()],
+            limits=LimitsAnswer(**replica.settings.limits.model_dump()),
+            requires_key=bool(keys),
         )
 
-    @app.get("/healthz", summary="Whether the process works", responses=documented("health"))
-    async def healthz() -> Response:
-        hosts.check_health()
-        return JSONResponse({"status": "ok"})
+    @app.get(
+        "/healthz",
+        summary="Whether the process works",
+        response_model=None,
+        responses=documents.state_responses(),
+    )
+    async def healthz() -> dict[str, str]:
+        replica.check_health()
+        return {"status": "ok"}
 
-    @app.get("/readyz", summary="Whether requests are accepted", responses=documented("ready"))
-    async def readyz() -> Response:
-        if not hosts.is_ready or hosts.is_draining:
-            state = "draining" if hosts.is_draining else "not ready yet"
+    @app.get(
+        "/readyz",
+        summary="Whether requests are accepted",
+        response_model=None,
+        responses=documents.state_responses(503),
+    )
+    async def readyz() -> dict[str, str]:
+        if not replica.is_ready or replica.is_draining:
+            state = "draining" if replica.is_draining else "not ready yet"
             raise Problem(503, state, retry_after_s=RETRY_DRAINING_S)
-        return JSONResponse({"status": "ready"})
+        return {"status": "ready"}
 
-    @app.get("/metrics", summary="Prometheus metrics", responses=documented("metrics"))
+    @app.get("/metrics", summary="Prometheus metrics", responses=documents.metric_responses())
     async def metrics_text() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
 def _add_handlers(app: FastAPI) -> None:
-    @app.exception_handler(Problem)
-    async def on_problem(request: Request, problem: Problem) -> Response:
-        del request
-        return _error(problem)
-
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        return _error(_invalid(request, error))
+        return _invalid(request, error).to_response()
 
     @app.exception_handler(HTTPException)
     async def on_refused(request: Request, error: HTTPException) -> Response:
@@ -182,7 +183,7 @@ def _add_handlers(app: FastAPI) -> None:
             405: f"the method must be another one at {request.url.path!r}, got {request.method}",
         }
         detail = texts.get(error.status_code, str(error.detail))
-        response = _error(Problem(error.status_code, detail))
+        response = Problem(error.status_code, detail).to_response()
         response.headers.update(error.headers or {})
         return response
 
@@ -203,11 +204,6 @@ def _invalid(request: Request, error: RequestValidationError) -> Problem:
     found = explain(inside, BODIES[request.url.path])
     sentences = [f"{'.'.join(loc) or 'the body'} {text}" for loc, text in found]
     return Problem(422, _short("; ".join(sentences)))
-
-
-def _error(problem: Problem) -> Response:
-    body = {"detail": problem.detail.encode("ascii", "backslashreplace").decode()}
-    return JSONResponse(body, problem.status, headers=dict(extra_headers(problem)))
 
 
 def _short(text: str) -> str:

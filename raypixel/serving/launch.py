@@ -12,9 +12,8 @@ from raypixel.config import parse
 from raypixel.errors import ConfigError, ServingError
 from raypixel.jobs.evaluate import resolve_checkpoint
 from raypixel.jobs.worker import choose_device
-from raypixel.serving.config import IMPORT_PATH
-from raypixel.serving.security import read_keys, require_keys
-from raypixel.serving.settings import Settings
+from raypixel.serving.serve_config import IMPORT_PATH
+from raypixel.serving.settings import Settings, read_keys, require_keys
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 

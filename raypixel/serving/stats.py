@@ -3,6 +3,21 @@
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+# attributes of `EngineStats` that metrics tell, each with what is said of it
+GAUGES = {
+    "active_slots": "Images that are being made",
+    "num_slots": "Images that can be made at a time",
+    "queued_images": "Images that wait for a slot",
+    "remaining_sub_pixels": "Sub-pixels that accepted images still lack",
+    "sub_pixels_per_second": "Recent speed",
+}
+COUNTERS = {
+    "sub_pixels": "Sub-pixels written",
+    "images": "Images completed",
+    "jobs_finished": "Requests for images that were finished",
+    "jobs_cancelled": "Requests for images that were cancelled",
+    "jobs_failed": "Requests for images that failed",
+}
 WAIT_BOUNDS_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 

@@ -18,10 +18,9 @@ from PIL import Image
 
 from raypixel.checkpoint import ModelInfo, Snapshot, write_checkpoint
 from raypixel.models import build_model, validate_model_config
-from raypixel.serving.hosts import Hosts
 from raypixel.serving.http import create_app
-from raypixel.serving.security import Keys
-from raypixel.serving.settings import Limits, Settings
+from raypixel.serving.replica import Replica
+from raypixel.serving.settings import Keys, Limits, Settings
 
 
 def write_model(
@@ -66,7 +65,7 @@ class Service:
 
     Attributes:
         url: Its address.
-        hosts: What it serves; to be touched in its own loop only, see `call`.
+        replica: What it serves; to be touched in its own loop only, see `call`.
     """
 
     def __init__(self, settings: Settings, keys: Keys) -> None:
@@ -82,10 +81,10 @@ class Service:
 
     async def _run(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        self.hosts = Hosts(self._settings)
+        self.replica = Replica(self._settings)
         try:
-            await self.hosts.open()
-            app = create_app(self.hosts, keys=self._keys)
+            await self.replica.open()
+            app = create_app(self.replica, keys=self._keys)
             config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve())
@@ -101,11 +100,11 @@ class Service:
         await self._end.wait()
         server.should_exit = True
         await serving
-        await self.hosts.close()
+        await self.replica.close()
 
     def call(self, function: Any) -> Any:
-        """Run a coroutine function with the hosts, in the service's loop."""
-        return asyncio.run_coroutine_threadsafe(function(self.hosts), self._loop).result(60)
+        """Run a coroutine function with the replica, in the service's loop."""
+        return asyncio.run_coroutine_threadsafe(function(self.replica), self._loop).result(60)
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)

@@ -19,7 +19,7 @@ from raypixel.serving.engine import (
     QueueFull,
     Rows,
 )
-from raypixel.serving.worker import Worker
+from raypixel.serving.stepper import Stepper
 from tests.contract import random_model, tiny_options
 
 NUM_LEVELS = 4
@@ -295,17 +295,17 @@ async def test_a_label_outside_the_classes_is_refused(start):
 
 def test_a_failed_step_fails_the_jobs_in_flight_and_the_engine_goes_on(monkeypatch):
     failures = 1
-    advance = Worker._advance
+    advance = Stepper._advance
 
-    def failing(worker, num_pixels):
+    def failing(stepper, num_pixels):
         nonlocal failures
-        if failures and hasattr(worker, "is_ready"):
+        if failures and hasattr(stepper, "is_ready"):
             failures -= 1
             raise RuntimeError("planted")
-        worker.is_ready = True  # the first call is the start's
-        advance(worker, num_pixels)
+        stepper.is_ready = True  # the first call is the start's
+        advance(stepper, num_pixels)
 
-    monkeypatch.setattr(Worker, "_advance", failing)
+    monkeypatch.setattr(Stepper, "_advance", failing)
 
     @served
     async def run(start):

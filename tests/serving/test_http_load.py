@@ -33,7 +33,7 @@ def slow(tmp_path_factory):
 
 
 def busy(service) -> tuple[int, int]:
-    stats = service.hosts.loaded["slow"].engine.stats
+    stats = service.replica.models["slow"].engine.stats
     return stats.active_slots, stats.queued_images
 
 
@@ -49,13 +49,13 @@ def start_request(service, body: dict) -> socket.socket:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_frees_its_slots(slow, stream):
-    before = slow.hosts.loaded["slow"].engine.stats
+    before = slow.replica.models["slow"].engine.stats
     num_cancelled, num_finished = before.jobs_cancelled, before.jobs_finished
     connection = start_request(slow, {"n": 8, "stream": stream})
     wait_until(lambda: busy(slow)[0] == 2)
     connection.close()
     wait_until(lambda: busy(slow) == (0, 0), seconds=1.0)
-    after = slow.hosts.loaded["slow"].engine.stats
+    after = slow.replica.models["slow"].engine.stats
     assert after.jobs_cancelled == num_cancelled + 1
     assert after.jobs_finished == num_finished
 
@@ -89,7 +89,7 @@ def test_a_full_queue_says_when_to_come_back(slow):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_takes_too_long_is_cancelled(models, tmp_path_factory, slow, stream):
-    limits = slow.hosts.settings.limits
+    limits = slow.replica.settings.limits
     object.__setattr__(limits, "timeout_s", 0.02)  # an image takes longer, on any machine
     try:
         with slow.client() as client:
@@ -117,8 +117,8 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest(models):
             lines = response.iter_lines()
             assert next(lines) == "event: start"
 
-            async def begin(hosts):
-                running.draining = asyncio.create_task(hosts.drain())
+            async def begin(replica):
+                running.draining = asyncio.create_task(replica.drain())
                 await asyncio.sleep(0)
 
             running.call(begin)
@@ -133,16 +133,16 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest(models):
 
 def test_models_take_turns_in_memory(models):
     with serving(models=models, max_loaded_models=1) as running, running.client() as client:
-        assert set(running.hosts.loaded) == {"gray"}
+        assert [name for name, _ in running.replica.engines()] == ["gray"]
         first = post(client, "samples", {"seed": 4}).json()
         for name in ("color", "classes"):
             assert post(client, "samples", {"model": name}).json()["model"] == name
-            assert set(running.hosts.loaded) == {name}
+            assert [name for name, _ in running.replica.engines()] == [name]
         assert post(client, "samples", {"seed": 4}).json() == first
 
-        async def in_use(hosts):
+        async def in_use(replica):
             """Ask for another model while this one works for somebody."""
-            async with hosts.use("gray"):
+            async with replica.use("gray"):
                 return await asyncio.to_thread(post, client, "samples", {"model": "color"})
 
         assert running.call(in_use).status_code == 429

@@ -370,8 +370,8 @@ def test_stopping_frees_the_slots(open_page, service):
     page.click("#stop")
     assert re.fullmatch(r"Stopped: \d+ of 256 images are complete\.", ended(page))
 
-    async def is_idle(hosts) -> bool:
-        stats = hosts.loaded["large"].engine.stats
+    async def is_idle(replica) -> bool:
+        stats = replica.models["large"].engine.stats
         return stats.active_slots == stats.queued_images == 0
 
     for _ in range(100):

@@ -21,7 +21,7 @@ from raypixel.sampling import CachedSampler, Image
 
 
 @dataclass(frozen=True)
-class Orders:
+class Step:
     """What a step is to do.
 
     Attributes:
@@ -40,7 +40,7 @@ class Orders:
 
 
 @dataclass
-class Outcome:
+class StepResult:
     """What a step did.
 
     Attributes:
@@ -60,7 +60,7 @@ class Outcome:
     error: Exception | None = None
 
 
-class Worker:
+class Stepper:
     """A model with its slots. Use it from one thread at a time."""
 
     def __init__(self, model: PixelModel, num_slots: int) -> None:
@@ -82,32 +82,32 @@ class Worker:
         self._advance(max(1, slots.stages[0].plan.width - 1))
         slots.release(0)
 
-    def step(self, orders: Orders) -> Outcome:
-        """Carry out a step; an error of the model is part of the outcome."""
-        outcome = Outcome()
-        for slot in orders.released:
+    def step(self, step: Step) -> StepResult:
+        """Carry out a step; an error of the model is part of the result."""
+        result = StepResult()
+        for slot in step.released:
             self._waiting.pop(slot, None)
             self._release(slot)
-        self._waiting |= orders.admitted
-        admitted = self._admit(outcome, span_s=orders.span_s)
+        self._waiting |= step.admitted
+        admitted = self._admit(result, span_s=step.span_s)
         try:
             self._prefill([slot for slot in admitted if self._slots.stage[slot] == 0])
             before = self._slots.stage.copy()
             if ((before >= 0) & (before < len(self._slots.stages))).any():
-                self._advance(self._num_pixels(orders))
+                self._advance(self._num_pixels(step))
                 stage = self._slots.stage
                 self._prefill(np.flatnonzero((stage > before) & (stage < len(self._slots.stages))))
             progress = self._progress()
-            outcome.gained, self._known = int((progress - self._known).sum()), progress
-            self._report(orders.streamed, outcome)
+            result.gained, self._known = int((progress - self._known).sum()), progress
+            self._report(step.streamed, result)
         except Exception as error:
             # whatever it is, it is handed to all who wait, and the slots are free again
-            outcome.error = error
+            result.error = error
             self._waiting.clear()
             for slot in np.flatnonzero(self._slots.stage >= 0).tolist():
                 self._release(slot)
-        outcome.written = int(self._known.sum())
-        return outcome
+        result.written = int(self._known.sum())
+        return result
 
     def score(self, x: Tensor, class_labels: Tensor | None, *, span_s: float) -> Tensor:
         """Return the surprise of the first images of x, as many as fit a span of time, (n, C, H, W)."""
@@ -118,7 +118,7 @@ class Worker:
         self._score_s += 0.5 * ((time.perf_counter() - started) / count - self._score_s)
         return nats
 
-    def _admit(self, outcome: Outcome, *, span_s: float) -> list[int]:
+    def _admit(self, result: StepResult, *, span_s: float) -> list[int]:
         """Admit images for a span of time, one at least; the noise of a large image takes milliseconds."""
         deadline = time.perf_counter() + span_s
         admitted = []
@@ -130,7 +130,7 @@ class Worker:
                 admitted.append(slot)
             except Exception as error:  # whatever it is, it belongs to this image's caller alone
                 self._release(slot)
-                outcome.failed.append((slot, error))
+                result.failed.append((slot, error))
             if time.perf_counter() > deadline:
                 break
         return admitted
@@ -149,7 +149,7 @@ class Worker:
             if num_rows:
                 self._slots.prefill(group)
 
-    def _num_pixels(self, orders: Orders) -> int:
+    def _num_pixels(self, step: Step) -> int:
         slots, remaining, active = self._slots, [], 0
         for number, stage in enumerate(slots.stages):
             here = np.flatnonzero(slots.stage == number)
@@ -158,8 +158,8 @@ class Worker:
             active += len(here)
         left = np.concatenate(remaining)
         pace = self._pace * max(1.0, active / self._paced)
-        fitting = max(1, int(orders.span_s / pace))
-        if orders.is_crowded:
+        fitting = max(1, int(step.span_s / pace))
+        if step.is_crowded:
             fitting = min(fitting, max(int(left.min()), fitting // 4, 1))
         return min(fitting, max(1, int(left.max())))
 
@@ -188,7 +188,7 @@ class Worker:
             written[here] = self._before[number] + self._written[number][position]
         return written
 
-    def _report(self, streamed: frozenset[int], outcome: Outcome) -> None:
+    def _report(self, streamed: frozenset[int], result: StepResult) -> None:
         slots, last = self._slots, len(self._slots.stages) - 1
         finished = slots.finished()
         reports = sorted(slot for slot in streamed if slots.stage[slot] >= last)
@@ -200,10 +200,10 @@ class Worker:
             first = int(self._told[slot])
             row = height if slots.stage[slot] > last else int(slots.row[slot])
             if row > first:
-                outcome.rows.append((slot, first, levels[slot, :, first:row].clone()))
+                result.rows.append((slot, first, levels[slot, :, first:row].clone()))
                 self._told[slot] = row
         for slot in finished:
-            outcome.finished.append((slot, levels[slot].clone()))
+            result.finished.append((slot, levels[slot].clone()))
             self._release(slot)
 
 

@@ -1,19 +1,17 @@
-"""The gate in front of every request: keys, draining, the size of bodies, and counting."""
+"""What stands before every request: keys, draining, the size of bodies, and counting."""
 
 import asyncio
-import json
 import logging
-import math
 import time
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from raypixel.serving.hosts import Hosts
+from raypixel.serving.answers import RETRY_DRAINING_S, Problem
 from raypixel.serving.metrics import Metrics
-from raypixel.serving.security import Keys
-from raypixel.serving.work import RETRY_DRAINING_S, Problem
+from raypixel.serving.replica import Replica
+from raypixel.serving.settings import Keys
 
 # paths that are answered with a key only, where keys are required
 _GUARDED = ("/v1/", "/metrics")
@@ -24,20 +22,20 @@ _DISCARDED = 8
 _log = logging.getLogger(__name__)
 
 
-class Gate:
+class Admission:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Hosts, keys: Keys, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, replica: Replica, keys: Keys, metrics: Metrics) -> None:
         """Stand before an application.
 
         Args:
             app: The application.
-            hosts: Told of each request, so that they know when all are answered.
+            replica: Told of each request, so that it knows when all are answered.
             keys: Who may enter.
             metrics: Told of each answer.
         """
-        self._app, self._hosts, self._keys, self._metrics = app, hosts, keys, metrics
-        self._name = (b"x-replica", metrics.replica.encode())
+        self._app, self._replica, self._keys, self._metrics = app, replica, keys, metrics
+        self._name = (b"x-replica", replica.name.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -56,13 +54,14 @@ class Gate:
         try:
             await self._let_in(scope, receive, note)
         except Problem as problem:
-            await answer(note, problem)
+            await problem.to_response()(scope, receive, note)
         except Exception:
             # a bug of ours: the client gets an answer all the same, and the log says why
             if status:  # the answer has begun
                 raise
             _log.exception("a request to %s failed", scope["path"])
-            await answer(note, Problem(500, "the server failed at this request; its log says why"))
+            failure = Problem(500, "the server failed at this request; its log says why")
+            await failure.to_response()(scope, receive, note)
         finally:
             self._metrics.note(_template(scope), status or 499, time.monotonic() - started)
 
@@ -76,36 +75,17 @@ class Gate:
         if not is_work:
             await self._app(scope, receive, send)
             return
-        if not self._hosts.is_ready or self._hosts.is_draining:
-            state = "the service is about to end" if self._hosts.is_ready else "not ready yet"
+        if not self._replica.is_ready or self._replica.is_draining:
+            state = "the service is about to end" if self._replica.is_ready else "not ready yet"
             raise Problem(503, f"{state}: ask again later", retry_after_s=RETRY_DRAINING_S)
-        self._hosts.enter()
+        self._replica.enter()
         try:
-            limit = self._hosts.settings.limits.max_body_bytes
+            limit = self._replica.settings.limits.max_body_bytes
             body = await _read_body(headers, receive, limit)
             if body is not None:
                 await self._app(scope, _replay(body, receive), send)
         finally:
-            self._hosts.leave()
-
-
-async def answer(send: Send, problem: Problem) -> None:
-    """Answer a problem as `{"detail": ...}`."""
-    body = json.dumps({"detail": problem.detail}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    headers += [(name.lower().encode(), value.encode()) for name, value in extra_headers(problem)]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def extra_headers(problem: Problem) -> list[tuple[str, str]]:
-    """Return the headers that go with a problem's status."""
-    headers = []
-    if problem.retry_after_s is not None:
-        headers.append(("Retry-After", str(max(1, math.ceil(problem.retry_after_s)))))
-    if problem.status == 401:
-        headers.append(("WWW-Authenticate", "Bearer"))
-    return headers
+            self._replica.leave()
 
 
 async def _read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes | None:

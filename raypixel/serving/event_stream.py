@@ -1,4 +1,4 @@
-"""Streams: server-sent events with the rows as they are written."""
+"""A stream of server-sent events with the rows as they are written, and waiting for work while the client is there."""
 
 import asyncio
 import base64
@@ -12,9 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from raypixel.serving.answers import ImagesAnswer, Problem, problems
 from raypixel.serving.engine import Job, Rows
+from raypixel.serving.replica import ModelAnswer
+from raypixel.serving.requests import ImagesRequest
 from raypixel.serving.settings import Limits
-from raypixel.serving.work import Order, Problem, problems
 
 _log = logging.getLogger(__name__)
 
@@ -57,19 +59,27 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, order: Order, job: Job, *, limits: Limits, end: Callable[[], Awaitable[None]]
+        self,
+        request: ImagesRequest,
+        model: ModelAnswer,
+        job: Job,
+        *,
+        limits: Limits,
+        end: Callable[[], Awaitable[None]],
     ) -> None:
         """Describe the answer.
 
         Args:
-            order: What was asked for.
+            request: What was asked for.
+            model: Which model makes it.
             job: Makes its images.
             limits: How long it may take.
             end: Called at the end, whatever it is.
         """
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._order, self._job, self._limits, self._end = order, job, limits, end
+        self._request, self._model, self._job = request, model, job
+        self._limits, self._end = limits, end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
@@ -95,20 +105,22 @@ class EventStream(Response):
             message = {"type": "http.response.body", "body": text.encode(), "more_body": more}
             await send(message)
 
-        order, card = self._order, self._order.card
+        request, model, images = self._request, self._model, self._job.images
         start = {
-            "model": card.name,
-            "seed": order.seed,
-            "num_images": len(order.images),
-            "image_shape": list(card.image_shape),
-            "num_levels": card.num_levels,
+            "model": model.name,
+            "seed": request.seed,
+            "num_images": len(images),
+            "image_shape": model.image_shape,
+            "num_levels": model.num_levels,
         }
         await write(_event("start", start))
         try:
             with problems(self._limits):
                 await self._send_rows(write)
-                answer = order.to_mapping(await self._job.result())
-            last = await asyncio.to_thread(_event, "done", answer)
+                x = await self._job.result()
+            last = await asyncio.to_thread(
+                lambda: _event("done", ImagesAnswer.of(x, model, request, images).model_dump())
+            )
         except Problem as problem:
             last = _event("error", {"status": problem.status, "detail": problem.detail})
         except Exception:  # the answer has begun and can only end with a word; the log says why

@@ -10,10 +10,9 @@ from raypixel.config import load_yaml, parse
 from raypixel.errors import CheckpointError, ConfigError, RaypixelError, ServingError
 from raypixel.jobs.tracking import TrackingError
 from raypixel.serving.autoscaling import RemainingSubPixels
-from raypixel.serving.config import check_serve_config, parse_serve_config, read_serve_config
 from raypixel.serving.launch import Launch, check, from_config, parse_models
-from raypixel.serving.security import Keys, is_loopback, read_keys, require_keys
-from raypixel.serving.settings import Settings
+from raypixel.serving.serve_config import check_serve_config, parse_serve_config, read_serve_config
+from raypixel.serving.settings import Keys, Settings, is_loopback, read_keys, require_keys
 
 FILE = Path(__file__).parents[2] / "cluster" / "serve.yaml"
 

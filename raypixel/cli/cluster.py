@@ -82,7 +82,7 @@ def simulate(file: Path, sweep_file: Path, seconds: float, most: int, timeout: f
     Example:
       raypixel cluster simulate cluster/ray-cluster.yaml --sweep sweeps/diag_layers.yaml
     """
-    from raypixel.cluster.simulate import Event, demand_of, simulate
+    from raypixel.cluster.simulate import Change, demand_of, simulate
     from raypixel.sweeps import load_sweep
 
     sweep = load_sweep(sweep_file, {})
@@ -90,7 +90,7 @@ def simulate(file: Path, sweep_file: Path, seconds: float, most: int, timeout: f
     resources = " and ".join(f"{n:g} {name}" for name, n in demand.resources.items())
     say(f"{demand.count} workers of {resources} each, {seconds:g} s; starting the head")
 
-    def show(event: Event) -> None:
-        click.echo(f"{event.seconds:6.1f} s  {event.describe()}")
+    def show(change: Change) -> None:
+        click.echo(f"{change.seconds:6.1f} s  {change.describe()}")
 
-    simulate(file, demand, timeout_seconds=timeout, on_event=show)
+    simulate(file, demand, timeout_seconds=timeout, on_change=show)

@@ -1,187 +1,99 @@
-"""KubeRay's manifests, `ray.io/v1`: the fields that are Ray's are known by name, those of Kubernetes stay open.
+"""KubeRay's manifests: what its schema refuses, and what ours must have besides.
 
-Written after the documented fields of KubeRay 1.7, not generated from its CRDs: a rare field that is missing here is refused
-too, and belongs in this file. The operator may drop a field that it does not know without a word, so a typo there costs a
-night of GPUs.
+The operator may drop a field that it does not know without a word, so a typo there costs a night of GPUs.
 """
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from pydantic import ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from raypixel.cluster.problems import image_problems, schema_problems, version_problems
+from raypixel.config import load_yaml, parse_yaml
+from raypixel.errors import ConfigError
+from raypixel.serving.serve_config import parse_serve_config
 
-from raypixel.config import Frozen
+KINDS = ("RayCluster", "RayJob", "RayCronJob", "RayService")
 
-Open = dict[str, Any]
-"""A part that is Kubernetes' own: a pod template, a service, a container's resources."""
-
-
-class Manifest(Frozen):
-    """Base of all: keys in camel case."""
-
-    model_config = ConfigDict(alias_generator=to_camel)
-
-
-class AuthOptions(Manifest):
-    """Who may talk to the cluster."""
-
-    mode: Literal["disabled", "token"] = "disabled"
-    secret_name: str | None = None
-    enable_k8s_token_auth: bool | None = Field(None, alias="enableK8sTokenAuth")
+MOST_REPLICAS = 2**31 - 1
+"""A group's bound where it gives none."""
 
 
-class AutoscalerOptions(Manifest):
-    """The autoscaler's container beside the head's."""
-
-    version: Literal["v1", "v2"] | None = None
-    resources: Open | None = None
-    image: str | None = None
-    image_pull_policy: str | None = None
-    env: list[Open] = Field(default_factory=list)
-    env_from: list[Open] = Field(default_factory=list)
-    volume_mounts: list[Open] = Field(default_factory=list)
-    security_context: Open | None = None
-    idle_timeout_seconds: int | None = Field(None, ge=0)
-    upscaling_mode: Literal["Default", "Aggressive", "Conservative"] | None = None
+def manifest_problems(kind: str, document: dict[str, Any]) -> list[str]:
+    """Return one line for each problem of a manifest of one of our KINDS."""
+    schema = {"$ref": f"#/definitions/{kind}", "definitions": _definitions()}
+    return [*schema_problems(schema, document)] or [*_own_problems(kind, document["spec"])]
 
 
-class PodTemplate(Frozen):
-    """A pod template: its metadata and its spec, both Kubernetes' own."""
-
-    metadata: Open | None = None
-    spec: Open
+@cache
+def _definitions() -> dict[str, Any]:
+    return dict(load_yaml(Path(__file__).with_name("kuberay.yaml"))["definitions"])
 
 
-class HeadGroup(Manifest):
-    """The head's pod."""
-
-    service_type: str | None = None
-    head_service: Open | None = None
-    enable_ingress: bool | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    resources: dict[str, str] = Field(default_factory=dict)
-    ray_start_params: dict[str, str] = Field(default_factory=dict)
-    template: PodTemplate
-
-
-class ScaleStrategy(Manifest):
-    """Which pods go."""
-
-    workers_to_delete: list[str] = Field(default_factory=list)
-
-
-class WorkerGroup(Manifest):
-    """Workers of one kind."""
-
-    group_name: str
-    replicas: int | None = Field(None, ge=0)
-    min_replicas: int = Field(ge=0)
-    max_replicas: int = Field(ge=0)
-    num_of_hosts: int = Field(1, ge=1)
-    idle_timeout_seconds: int | None = Field(None, ge=0)
-    priority: int | None = None
-    suspend: bool | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    resources: dict[str, str] = Field(default_factory=dict)
-    ray_start_params: dict[str, str] = Field(default_factory=dict)
-    template: PodTemplate
-    scale_strategy: ScaleStrategy | None = None
+def _own_problems(kind: str, spec: dict[str, Any]) -> Iterator[str]:
+    match kind:
+        case "RayCluster":
+            yield from _cluster_problems(spec, "spec")
+        case "RayJob":
+            yield from _job_problems(spec, "spec")
+        case "RayCronJob":
+            yield from _job_problems(spec["jobTemplate"], "spec.jobTemplate")
+        case "RayService":
+            yield from _cluster_problems(spec["rayClusterConfig"], "spec.rayClusterConfig")
+            if "serveConfigV2" not in spec:
+                yield "spec.serveConfigV2 must be given"
+            else:
+                yield from _refusals(
+                    parse_serve_config, spec["serveConfigV2"], "spec.serveConfigV2"
+                )
 
 
-class ClusterSpec(Manifest):
-    """A Ray cluster."""
-
-    ray_version: str
-    head_group_spec: HeadGroup
-    worker_group_specs: list[WorkerGroup] = Field(default_factory=list)
-    enable_in_tree_autoscaling: bool = False
-    autoscaler_options: AutoscalerOptions | None = None
-    auth_options: AuthOptions = AuthOptions()
-    gcs_fault_tolerance_options: Open | None = None
-    tls_options: Open | None = None
-    network_policy: Open | None = None
-    upgrade_strategy: Open | None = None
-    head_service_annotations: dict[str, str] = Field(default_factory=dict)
-    managed_by: str | None = None
-    suspend: bool | None = None
+def _job_problems(job: dict[str, Any], place: str) -> Iterator[str]:
+    if not job.get("entrypoint") and job.get("submissionMode") != "InteractiveMode":
+        yield f"{place}.entrypoint must be given"
+    if ("rayClusterSpec" in job) == ("clusterSelector" in job):
+        yield f"{place} must have either rayClusterSpec or clusterSelector"
+    if "rayClusterSpec" in job:
+        yield from _cluster_problems(job["rayClusterSpec"], f"{place}.rayClusterSpec")
+    for name in ("runtimeEnvYAML", "entrypointResources"):
+        if name in job:
+            yield from _refusals(parse_yaml, job[name], f"{place}.{name}")
 
 
-class JobSpec(Manifest):
-    """A job with a cluster of its own."""
-
-    entrypoint: str = Field(min_length=1)
-    runtime_env_yaml: str | None = Field(None, alias="runtimeEnvYAML")
-    ray_cluster_spec: ClusterSpec | None = None
-    cluster_selector: dict[str, str] | None = None
-    submission_mode: Literal["K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode"] = (
-        "K8sJobMode"
-    )
-    submitter_pod_template: Open | None = None
-    submitter_config: Open | None = None
-    entrypoint_num_cpus: float | int | None = None
-    entrypoint_num_gpus: float | int | None = None
-    entrypoint_resources: str | None = None
-    job_id: str | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
-    shutdown_after_job_finishes: bool = False
-    ttl_seconds_after_finished: int = Field(0, ge=0)
-    active_deadline_seconds: int | None = Field(None, ge=1)
-    pre_running_deadline_seconds: int | None = Field(None, ge=1)
-    backoff_limit: int = Field(0, ge=0)
-    deletion_strategy: Open | None = None
-    managed_by: str | None = None
-    suspend: bool = False
+def _refusals(parse: Any, text: str, where: str) -> list[str]:
+    """Return the problems of a text that has a format of its own."""
+    try:
+        parse(text, where=where)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
 
 
-class ServiceSpec(Manifest):
-    """A Serve application with a cluster of its own."""
-
-    serve_config_v2: str = Field(alias="serveConfigV2")
-    ray_cluster_config: ClusterSpec
-    upgrade_strategy: Open | None = None
-    serve_service: Open | None = None
-    exclude_head_pod_from_serve_svc: bool | None = None
-
-
-class _Document(Manifest):
-    api_version: Literal["ray.io/v1"]
-    metadata: Open
-
-
-class RayCluster(_Document):
-    """A cluster that stays."""
-
-    kind: Literal["RayCluster"]
-    spec: ClusterSpec
-
-
-class RayJob(_Document):
-    """A job and its cluster."""
-
-    kind: Literal["RayJob"]
-    spec: JobSpec
-
-
-class RayService(_Document):
-    """A service and its cluster."""
-
-    kind: Literal["RayService"]
-    spec: ServiceSpec
-
-
-DOCUMENTS: dict[str, type[RayCluster] | type[RayJob] | type[RayService]] = {
-    "RayCluster": RayCluster,
-    "RayJob": RayJob,
-    "RayService": RayService,
-}
-
-
-def cluster_of(document: RayCluster | RayJob | RayService) -> tuple[str, ClusterSpec | None]:
-    """Return where in a document its cluster is described, and the description."""
-    match document:
-        case RayCluster(spec=spec):
-            return "spec", spec
-        case RayJob(spec=job):
-            return "spec.rayClusterSpec", job.ray_cluster_spec
-        case RayService(spec=service):
-            return "spec.rayClusterConfig", service.ray_cluster_config
+def _cluster_problems(cluster: dict[str, Any], place: str) -> Iterator[str]:
+    yield from version_problems(f"{place}.rayVersion", cluster.get("rayVersion"))
+    workers = {
+        f"workerGroupSpecs.{index}": group
+        for index, group in enumerate(cluster.get("workerGroupSpecs", []))
+    }
+    for name, group in {"headGroupSpec": cluster["headGroupSpec"], **workers}.items():
+        where = f"{place}.{name}.template.spec.containers"
+        containers = group["template"]["spec"].get("containers")
+        if not containers or not isinstance(containers, list):
+            yield f"{where} must have a container, got {containers!r}"
+        else:
+            yield from image_problems(f"{where}.0.image", containers[0].get("image", ""))
+    names = [group["groupName"] for group in workers.values()]
+    for index, (name, group) in enumerate(workers.items()):
+        if names[index] in names[:index]:
+            yield f"{place}.{name}.groupName must be unique, got {names[index]!r} twice"
+        low, high = group.get("minReplicas", 0), group.get("maxReplicas", MOST_REPLICAS)
+        count = group.get("replicas", low)
+        if not low <= count <= high:
+            rule = "must have minReplicas <= replicas <= maxReplicas"
+            yield f"{place}.{name} {rule}, got {low}, {count}, {high}"
+    mode = cluster.get("authOptions", {}).get("mode", "disabled")
+    if mode != "token":
+        yield (
+            f"{place}.authOptions.mode must be token, got {mode!r}: "
+            "whoever reaches the dashboard runs code in the cluster"
+        )

@@ -21,15 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from raypixel.cluster.launcher import launcher_problems, prepared_config
+from raypixel.cluster.launcher import launcher_problems
 from raypixel.config import load_yaml
 from raypixel.errors import ConfigError, RaypixelError
 from raypixel.jobs import session
 from raypixel.sweeps import Sweep
+from raypixel.train import ray_private
 
-HEAD = "ray.head.default"
-HEAD_ID = "f" * 51 + "00000"
-"""What Ray's pretending provider calls the head."""
 STORE_BYTES = 80_000_000
 SECONDS_TO_START = 90.0
 MARK = "node_type:"
@@ -52,7 +50,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Event:
+class Change:
     """A change in the cluster.
 
     Attributes:
@@ -84,7 +82,7 @@ def simulate(
     *,
     idle_seconds: float = 6.0,
     timeout_seconds: float = 300.0,
-    on_event: Callable[[Event], None],
+    on_change: Callable[[Change], None],
 ) -> None:
     """Run the autoscaler over a file's node types until the demand is met and the workers are gone again.
 
@@ -93,7 +91,7 @@ def simulate(
         demand: What is asked of the cluster.
         idle_seconds: How long a node idles before it goes; the file's own time would be minutes.
         timeout_seconds: For all of it.
-        on_event: Told of each change, as it happens.
+        on_change: Told of each change, as it happens.
 
     Raises:
         ConfigError: The file is not a cluster that Ray accepts.
@@ -105,7 +103,7 @@ def simulate(
         raise RaypixelError(f"{path}: must have an autoscaler to simulate, got provider local")
     _check_fits(config, demand, path)
     with _cluster(config, idle_seconds) as head:
-        _watch(head, demand, timeout_seconds, on_event)
+        _watch(head, demand, timeout_seconds, on_change)
 
 
 def demand_of(sweep: Sweep, *, seconds: float, most: int) -> Demand:
@@ -122,7 +120,7 @@ def _read(path: Path) -> dict[str, Any]:
     problems = launcher_problems(mapping)
     if problems:
         raise ConfigError([f"{path}: {problem}" for problem in problems])
-    return prepared_config(mapping)
+    return ray_private.prepared_launcher_config(mapping)
 
 
 def _check_fits(config: dict[str, Any], demand: Demand, path: Path) -> None:
@@ -131,18 +129,17 @@ def _check_fits(config: dict[str, Any], demand: Demand, path: Path) -> None:
         for name, each in config["available_node_types"].items()
         if name != config["head_node_type"] and each.get("max_workers", 0) > 0
     }
-    for resources in types.values():
-        if all(resources.get(name, 0) >= amount for name, amount in demand.resources.items()):
-            return
-    shown = ", ".join(f"{name} {resources}" for name, resources in types.items())
-    raise RaypixelError(f"{path}: a node type must hold {dict(demand.resources)}, got {shown}")
+    wanted = dict(demand.resources)
+    if not any(all(has.get(k, 0) >= n for k, n in wanted.items()) for has in types.values()):
+        shown = ", ".join(f"{name} {resources}" for name, resources in types.items())
+        raise RaypixelError(f"{path}: a node type must hold {wanted}, got {shown}")
 
 
 def _watch(
     head: "_Head",
     demand: Demand,
     timeout_seconds: float,
-    on_event: Callable[[Event], None],
+    on_change: Callable[[Change], None],
 ) -> None:
     import ray
 
@@ -157,7 +154,7 @@ def _watch(
         options = {"num_cpus": amounts.pop("CPU", 0), "num_gpus": amounts.pop("GPU", 0)}
         begin = placeholder.options(**options, resources=amounts)
         waiting = [begin.remote(demand.seconds) for _ in range(demand.count)]
-        on_event(Event(0.0, "begins", None, demand.count))
+        on_change(Change(0.0, "begins", None, demand.count))
         up: dict[str, str] = {}
         while waiting or up:
             head.check()
@@ -171,21 +168,21 @@ def _watch(
                 time.sleep(0.5)
             now = time.monotonic() - started
             for change in _changes(up, _workers(), now):
-                on_event(change)
+                on_change(change)
             if done and not waiting:
                 ray.get(done)
-                on_event(Event(now, "done", None, demand.count))
+                on_change(Change(now, "done", None, demand.count))
 
 
-def _changes(up: dict[str, str], there: dict[str, str], now: float) -> Iterator[Event]:
+def _changes(up: dict[str, str], there: dict[str, str], now: float) -> Iterator[Change]:
     """Yield what changed, and bring `up` (node id to type) up to date."""
     for node, node_type in there.items():
         if node not in up:
             up[node] = node_type
-            yield Event(now, "up", node_type, len(up))
+            yield Change(now, "up", node_type, len(up))
     for node in [node for node in up if node not in there]:
         node_type = up.pop(node)
-        yield Event(now, "down", node_type, len(up))
+        yield Change(now, "down", node_type, len(up))
 
 
 def _workers() -> dict[str, str]:
@@ -230,22 +227,19 @@ def _cluster(config: dict[str, Any], idle_seconds: float) -> Iterator[_Head]:
     """Start a private head whose autoscaler has the node types."""
     folder = Path(tempfile.mkdtemp(prefix="rpx", dir="/tmp"))  # short: sockets have paths
     address = f"127.0.0.1:{_free_port()}"
+    provider, environment = ray_private.simulated_nodes(address)
     file = folder / "autoscaling.json"
-    file.write_text(json.dumps(_pretended(config, address, idle_seconds)), encoding="utf-8")
+    file.write_text(json.dumps(_pretended(config, provider, idle_seconds)), encoding="utf-8")
     head = config["available_node_types"][config["head_node_type"]]["resources"]
     command = _start_command(folder, file, address, dict(head))
-    environment = {
-        **os.environ,
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
-    }
     log = folder / "head.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
+            command,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         try:
             started = _Head(address, process, log)
@@ -256,42 +250,30 @@ def _cluster(config: dict[str, Any], idle_seconds: float) -> Iterator[_Head]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _pretended(config: dict[str, Any], address: str, idle_seconds: float) -> dict[str, Any]:
-    head_type = config["head_node_type"]
-    types = {
-        name: {
-            **{key: each[key] for key in ("min_workers", "max_workers", "priority") if key in each},
-            "resources": {
-                **each["resources"],
-                f"{MARK}{name}": 1,
-                "object_store_memory": STORE_BYTES,
-            },
-            "node_config": {},
-        }
-        for name, each in config["available_node_types"].items()
-        if name != head_type
-    }
-    head = config["available_node_types"][head_type]["resources"]
-    types[HEAD] = {"resources": head, "node_config": {}, "max_workers": 0}
-    module = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+def _pretended(
+    config: dict[str, Any], provider: dict[str, Any], idle_seconds: float
+) -> dict[str, Any]:
+    """Return the config with the provider's machines in place of the real ones, each marked with its type."""
+    types: dict[str, Any] = {}
+    for name, each in config["available_node_types"].items():
+        kept = {key: each[key] for key in ("min_workers", "max_workers", "priority") if key in each}
+        marks = {f"{MARK}{name}": 1, "object_store_memory": STORE_BYTES}
+        types[name] = {**kept, "resources": {**each["resources"], **marks}, "node_config": {}}
+    del types[config["head_node_type"]]
+    resources = config["available_node_types"][config["head_node_type"]]["resources"]
+    head = {"resources": resources, "node_config": {}, "max_workers": 0}
     empty: dict[str, Any] = {name: [] for name in config if name.endswith("_commands")}
     return {
         **config,
         **empty,
         "cluster_name": "simulated",
         "idle_timeout_minutes": idle_seconds / 60,
-        "provider": {
-            "type": "external",
-            "module": module,
-            "gcs_address": address,
-            "head_node_id": HEAD_ID,
-            "launch_multiple": True,
-        },
+        "provider": provider,
         "auth": {"ssh_user": "nobody"},
         "docker": {},
         "file_mounts": {},
-        "available_node_types": types,
-        "head_node_type": HEAD,
+        "available_node_types": {**types, ray_private.SIMULATED_HEAD_TYPE: head},
+        "head_node_type": ray_private.SIMULATED_HEAD_TYPE,
     }
 
 

@@ -11,6 +11,8 @@ import time
 from functools import cache
 from typing import Any
 
+from raypixel.train import ray_private
+
 SECONDS_TO_SAVE = 4.0
 """How long a worker that is ended waits for its checkpoint; Ray Train waits for five seconds."""
 SECONDS_BETWEEN_SAVES = 5.0
@@ -64,9 +66,8 @@ def notice_of(run: str) -> Notice:
 
 def end_of_worker(run: str) -> Any:
     """Make the Ray Train callback that is called in each worker before it is ended; its base class is Ray's."""
-    from ray.train.v2._internal.execution.callback import WorkerCallback
 
-    class EndOfWorker(WorkerCallback):
+    class EndOfWorker(ray_private.worker_callback()):  # type: ignore[misc]
         def before_worker_shutdown(self) -> None:
             import ray.train
 

@@ -25,6 +25,7 @@ from raypixel.serving.replica import Replica
 from raypixel.serving.serve_config import DEPLOYMENT
 from raypixel.serving.settings import Settings, read_keys, require_keys
 from raypixel.serving.stats import GAUGES
+from raypixel.train import ray_private
 
 APPLICATION = "raypixel"
 _METRICS_PERIOD_S = 2.0
@@ -52,7 +53,7 @@ class Endpoint:
         """
         self._settings = parse(Settings, dict(settings), where="args")
         self._keys = read_keys(self._settings.api_keys_file, os.environ)
-        require_keys(self._keys, _listening_host())
+        require_keys(self._keys, ray_private.serve_host())
         if self._settings.num_threads is not None:
             import torch
 
@@ -149,11 +150,3 @@ def is_there() -> bool:
 def stop() -> None:
     """End the service."""
     serve.shutdown()
-
-
-def _listening_host() -> str:
-    """Return the address that Ray Serve listens on; if it cannot be known, a word that is no loopback address."""
-    from ray.serve.context import _get_global_client
-
-    options = getattr(_get_global_client(), "http_config", None)
-    return str(getattr(options, "host", "unknown"))

@@ -8,13 +8,14 @@ import pytest
 import ray
 import yaml
 from click.testing import CliRunner
+from jsonschema import Draft7Validator
 
 from raypixel.cli import main
 from raypixel.cluster.check import check_file
-from raypixel.cluster.launcher import prepared_config
-from raypixel.cluster.versions import image_version
+from raypixel.cluster.problems import image_version
 from raypixel.config import load_yaml
 from raypixel.errors import ConfigError
+from raypixel.train.ray_private import prepared_launcher_config
 
 ROOT = Path(__file__).parents[2]
 UNPINNED = ["cluster/local.yaml", "cluster/serve.yaml"]  # neither names an image
@@ -37,7 +38,7 @@ def test_our_cluster_files_have_no_problem(file):
 def test_ray_itself_accepts_our_launcher_files_and_leaves_them_as_they_are(file):
     config = load_yaml(ROOT / file)
     before = copy.deepcopy(config)
-    prepared = prepared_config(config)
+    prepared = prepared_launcher_config(config)
     assert config == before
     assert prepared["head_node_type"] in prepared["available_node_types"]
 
@@ -175,6 +176,108 @@ def test_a_planted_mistake_is_named(tmp_path, file, path, value, text):
     broken.write_text(yaml.safe_dump(config))
     with pytest.raises(ConfigError, match=text):
         check_file(broken)
+
+
+JOB = load_yaml(ROOT / "cluster/rayjob.yaml")["spec"]
+VALID = [  # what KubeRay documents and our own files do not use
+    (
+        "rayservice",
+        {
+            "rayClusterDeletionDelaySeconds": 60,
+            "suspend": False,
+            "managedBy": "ray.io/kuberay-operator",
+        },
+    ),
+    (
+        "rayservice",
+        {
+            "upgradeStrategy": {
+                "type": "NewClusterWithIncrementalUpgrade",
+                "clusterUpgradeOptions": {
+                    "stepSizePercent": 5,
+                    "intervalSeconds": 10,
+                    "gatewayClassName": "g",
+                },
+            }
+        },
+    ),
+    (
+        "rayjob",
+        {
+            "managedBy": "kueue.x-k8s.io/multikueue",
+            "suspend": True,
+            "preRunningDeadlineSeconds": 60,
+        },
+    ),
+    (
+        "rayjob",
+        {
+            "deletionStrategy": {
+                "deletionRules": [
+                    {
+                        "policy": "DeleteWorkers",
+                        "condition": {"jobStatus": "FAILED", "ttlSeconds": 9},
+                    }
+                ]
+            }
+        },
+    ),
+    ("rayjob", {"submissionMode": "InteractiveMode", "entrypoint": ""}),
+]
+
+
+@pytest.mark.parametrize(("file", "keys"), VALID)
+def test_what_kuberay_documents_is_accepted(tmp_path, file, keys):
+    config = load_yaml(ROOT / "cluster" / f"{file}.yaml")
+    config["spec"] |= keys
+    (tmp_path / "file.yaml").write_text(yaml.safe_dump(config))
+    assert check_file(tmp_path / "file.yaml") == [config["kind"]]
+
+
+def write_kind(folder: Path, kind: str, spec: dict) -> Path:
+    document = {"apiVersion": "ray.io/v1", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
+    (folder / "kind.yaml").write_text(yaml.safe_dump(document))
+    return folder / "kind.yaml"
+
+
+def test_every_kind_of_kuberay_is_checked_down_to_its_cluster(tmp_path):
+    cluster = {**JOB["rayClusterSpec"], "networkPolicy": {"mode": "DenyAll"}, "suspend": True}
+    group = cluster["workerGroupSpecs"][0]
+    cluster["workerGroupSpecs"] = [
+        {k: group[k] for k in ("groupName", "template")} | {"priority": 1}
+    ]
+    assert check_file(write_kind(tmp_path, "RayCluster", cluster)) == ["RayCluster"]
+    cron_job = {"schedule": "0 3 * * *", "suspend": False, "jobTemplate": JOB}
+    assert check_file(write_kind(tmp_path, "RayCronJob", cron_job)) == ["RayCronJob"]
+    broken = copy.deepcopy(cron_job)
+    broken["jobTemplate"]["rayClusterSpec"]["headGroupSpec"]["labls"] = {}
+    with pytest.raises(ConfigError, match=r"spec.jobTemplate.*headGroupSpec.labls .*'labels'"):
+        check_file(write_kind(tmp_path, "RayCronJob", broken))
+    broken = copy.deepcopy(cron_job)
+    broken["jobTemplate"]["rayClusterSpec"]["rayVersion"] = "2.9.3"
+    with pytest.raises(
+        ConfigError, match=r"spec.jobTemplate.rayClusterSpec.rayVersion must be Ray"
+    ):
+        check_file(write_kind(tmp_path, "RayCronJob", broken))
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"backoffLimit": -1}, r"spec.backoffLimit must be at least 0, got -1"),
+        ({"submissionMode": "HttpMode"}, r"must be one of K8sJobMode, .* did you mean 'HTTPMode'"),
+        ({"suspend": "no"}, r"spec.suspend must be of type boolean, got 'no'"),
+        ({"clusterSelector": {"a": 1}}, r"spec.clusterSelector.a must be of type string, got 1"),
+        ({"entrypoint": ""}, r"spec.entrypoint must be given"),
+    ],
+)
+def test_a_value_that_kuberay_refuses_is_named(tmp_path, keys, text):
+    with pytest.raises(ConfigError, match=text):
+        check_file(write_kind(tmp_path, "RayJob", JOB | keys))
+
+
+def test_schema_of_kuberay_is_one_that_json_schema_knows():
+    Draft7Validator.check_schema(load_yaml(ROOT / "raypixel/cluster/kuberay.yaml"))
 
 
 def test_all_problems_of_all_files_come_at_once(tmp_path):

@@ -15,7 +15,7 @@ AWS = ROOT / "cluster/ray-cluster.yaml"
 
 
 def refused(path, resources):
-    simulate(path, Demand(resources, 1, 1.0), on_event=lambda event: None)
+    simulate(path, Demand(resources, 1, 1.0), on_change=lambda change: None)
 
 
 def test_demand_is_that_of_the_sweeps_trials():

@@ -1,0 +1,1 @@
+"""One training on Ray: the cluster, the data, the workers, and what they outlive."""

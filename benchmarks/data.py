@@ -16,7 +16,8 @@ from common import data_root, median, prepared
 
 from raypixel.data import DataConfig, read_split, shard_paths
 from raypixel.data.loader import TrainBatches
-from raypixel.jobs import datasets, session
+from raypixel.jobs import datasets
+from raypixel.train import ray_cluster
 
 
 def images_per_second(batches: Iterable[int]) -> float:
@@ -40,7 +41,7 @@ def main(name: str, batch_size: int, rounds: int) -> None:
     def measure(what: str, batches: Iterable[int]) -> None:
         rates.setdefault(what, []).append(images_per_second(batches))
 
-    with session.cluster():
+    with ray_cluster.cluster():
         import ray.data
 
         started = time.perf_counter()

@@ -32,9 +32,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raypixel.experiment import ExperimentConfig, build_experiment_model, load_experiment
-from raypixel.jobs.train import read_splits
 from raypixel.nn.likelihoods import nll_nats
 from raypixel.optimization import make_optimizer
+from raypixel.train.start import read_splits
 
 WARM_UP = 3
 WORKERS = (8, 16, 32, 64, 128, 256, 512)

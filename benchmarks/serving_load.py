@@ -23,12 +23,12 @@ from torch import nn
 from benchmarks.common import median, timed
 from raypixel.checkpoint import ModelInfo, Snapshot, read_checkpoint, write_checkpoint
 from raypixel.experiment import load_experiment
-from raypixel.jobs.session import cluster
 from raypixel.models import build_model
 from raypixel.sampling import image_seeds, sample
 from raypixel.serving.answers import NPZ, arrays
 from raypixel.serving.launch import local_options
 from raypixel.serving.settings import Settings
+from raypixel.train.ray_cluster import cluster
 
 SLOTS = 64
 # images of a request, and how often it is asked for

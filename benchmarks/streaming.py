@@ -22,7 +22,8 @@ from raypixel.data.shards import write_split
 from raypixel.data.sources.raw import RawSplit
 from raypixel.data.stream import DeliverFn, read_ahead
 from raypixel.data.streamed import StreamedTrainBatches
-from raypixel.jobs import session, streaming
+from raypixel.jobs import streaming
+from raypixel.train import ray_cluster
 
 SHAPE = (3, 64, 64)
 NUM_DIMS = 3 * 64 * 64
@@ -144,7 +145,7 @@ def main(gib: float, memory_mib: int) -> None:
         )
         config = DataConfig(name=NAME, root=root, backend="stream", stream_memory_mib=memory_mib)
         _print("this process, a thread reads ahead", consume(config, manifest, read_ahead))
-        with session.cluster():
+        with ray_cluster.cluster():
             import ray
 
             task = ray.remote(consume)

@@ -173,10 +173,10 @@ def nodes(count: int) -> Iterator[tuple[str, Callable[[], None]]]:
     """Run a cluster of a head without CPUs and nodes of one; yield its address, and what kills a node."""
     import psutil
 
-    from raypixel.jobs import session
+    from raypixel.train import ray_cluster
 
-    session.prepare_environment()
-    session.ensure_token()
+    ray_cluster.prepare_environment()
+    ray_cluster.ensure_token()
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=HEAD)

@@ -18,12 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raypixel.data import Manifest
 from raypixel.experiment import ExperimentConfig, build_experiment_model, load_experiment
-from raypixel.jobs import session
-from raypixel.jobs.folder import open_run
-from raypixel.jobs.train import read_splits, train
-from raypixel.jobs.worker import Message
 from raypixel.nn.likelihoods import nll_nats
 from raypixel.optimization import make_optimizer
+from raypixel.runs import Event, Run
+from raypixel.train.ray_cluster import cluster
+from raypixel.train.start import read_splits, train
 
 WARM_UP = 10
 
@@ -52,17 +51,17 @@ def bare_images_per_second(config: ExperimentConfig, manifest: Manifest, steps: 
 
 
 def our_images_per_second(config: ExperimentConfig, manifest: Manifest) -> float:
-    """Train through `raypixel.jobs.train`, and read the rate off the messages of the training process."""
+    """Train through `raypixel.train.start`, and read the rate off the events of the training process."""
     seconds: dict[int, float] = {}
 
-    def watch(message: Message) -> None:
-        if message.kind == "step":
-            seconds[message.step] = message.seconds
+    def watch(event: Event) -> None:
+        if event.kind == "step":
+            seconds[event.step] = event.seconds
 
     folder = Path(tempfile.mkdtemp(prefix="raypixel-benchmark-"))
     try:
-        open_run(config, manifest, folder, resume=False)
-        train(config, manifest, folder, on_message=watch)
+        run = Run.at(folder)
+        train(run.begin(config, manifest, resume=False), manifest, run, on_event=watch)
     finally:
         shutil.rmtree(folder)
     first = min(step for step in seconds if step >= WARM_UP)
@@ -97,7 +96,7 @@ def main(recipe: str, steps: int, rounds: int) -> None:
     dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
     rate = matmul_rate(dtype)
     bare, ours, on_ray = [], [], []
-    with session.cluster():
+    with cluster():
         for _ in range(rounds):
             bare.append(bare_images_per_second(config, manifest, steps))
             ours.append(our_images_per_second(local, manifest))

@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 # the door to the upper floors, opened on first use: `import raypixel` stays fast
 _NAMES = {
-    "load": "raypixel.jobs.model",
-    "Model": "raypixel.jobs.model",
+    "load": "raypixel.model",
+    "Model": "raypixel.model",
     "Client": "raypixel.client",
 }
 

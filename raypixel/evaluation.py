@@ -1,14 +1,32 @@
-"""Exact likelihood of a model over a data set: nats and counts are summed, then divided once."""
+"""Exact likelihood of a model over a data set, or of a checkpoint over its own: nats and counts are summed, then divided once."""
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raypixel.checkpoint import Checkpoint
+from raypixel.data import (
+    DataConfig,
+    Manifest,
+    Split,
+    StreamedSplit,
+    choose_backend,
+    fix_levels,
+    load_manifest,
+    open_eval_batches,
+    open_stream,
+    read_split,
+)
 from raypixel.data.loader import Batch
+from raypixel.errors import CheckpointError, RaypixelError
+from raypixel.experiment import parse_experiment
 from raypixel.models import PixelModel
 from raypixel.nn.likelihoods import nll_nats
+from raypixel.storage import Location
 from raypixel.units import Likelihood
 
 
@@ -121,3 +139,154 @@ def histogram_baseline(train_x: Tensor, x: Tensor, *, num_levels: int) -> Likeli
     log_p = (counts / (len(counted) + num_levels)).log()
     nats = -log_p[scored + num_levels * torch.arange(num_dims)].sum(1)
     return Likelihood(float(nats.sum()), float(nats.square().sum()), len(x), num_dims)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of `auto`, `cpu` or `cuda`.
+
+    Raises:
+        RaypixelError: CUDA is asked for and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RaypixelError("device must be there, got 'cuda' on a machine without a CUDA device")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint,
+    split: Split | StreamedSplit,
+    manifest: Manifest,
+    *,
+    device: torch.device,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Likelihood:
+    """Sum the likelihood of a split under a checkpoint, in float32 whatever it was trained in.
+
+    Args:
+        checkpoint: What to evaluate.
+        split: Images, as `fix_levels` or `open_stream` return them.
+        manifest: Their prepared data set.
+        device: Where to compute.
+        batch_size: Images at a time; the training's `eval_batch_size` by default.
+        progress: Told of increments.
+    """
+    config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.where))
+    size = batch_size or config.training.eval_batch_size
+    batches = open_eval_batches(split, config.data, manifest, batch_size=size)
+    return evaluate(checkpoint.load_model(device), batches, device=device, progress=progress)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A likelihood and all that a reader must know to compare it.
+
+    Attributes:
+        likelihood: Sums and counts.
+        data_name: Name of the data set.
+        levels: Levels and binarization, for a person.
+        split: Name of the split.
+        checkpoint: What was evaluated.
+    """
+
+    likelihood: Likelihood
+    data_name: str
+    levels: str
+    split: str
+    checkpoint: Location
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "data": self.data_name,
+            "levels": self.levels,
+            "split": self.split,
+            "num_images": self.likelihood.num_images,
+            "bits_per_dim": self.likelihood.bits_per_dim,
+            "nll_nats": self.likelihood.nats_per_image,
+            "standard_error_nats": self.likelihood.standard_error_nats,
+            "checkpoint": str(self.checkpoint),
+        }
+
+
+def open_split(
+    checkpoint: Checkpoint, split_name: str, *, root: Location | None
+) -> tuple[Split, DataConfig, Manifest]:
+    """Read a split of the data set that a checkpoint was trained on, at its levels.
+
+    Args:
+        checkpoint: What was trained.
+        split_name: "train", "val" or "test".
+        root: Folder of prepared data sets; None for the one used in training.
+
+    Returns:
+        The images (a stochastic binarization is not drawn yet), the data options and the manifest.
+
+    Raises:
+        DataError: The data set is not prepared.
+        CheckpointError: Its images do not fit the model.
+    """
+    data, manifest = open_data(checkpoint, root=root)
+    return _read(data, manifest, split_name), data, manifest
+
+
+def open_data(checkpoint: Checkpoint, *, root: Location | None) -> tuple[DataConfig, Manifest]:
+    """Return the data options and the manifest of the data set that a checkpoint was trained on; see `open_split`."""
+    config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.where))
+    data = config.data if root is None else config.data.model_copy(update={"root": root})
+    manifest = load_manifest(data.root, data.name)
+    if manifest.image_shape != checkpoint.info.image_shape:
+        raise CheckpointError(
+            f"{checkpoint.where}: images of {data.name} must be {checkpoint.info.image_shape} "
+            f"as in training, got {manifest.image_shape}"
+        )
+    return data, manifest
+
+
+def _read(data: DataConfig, manifest: Manifest, split_name: str) -> Split:
+    split = read_split(data.root, data.name, split_name)
+    return fix_levels(split, data, manifest, split_name=split_name)
+
+
+def evaluate_split(
+    checkpoint: Checkpoint,
+    split_name: str,
+    *,
+    root: Location | None,
+    device_name: str,
+    batch_size: int | None = None,
+    progress: Callable[[int], Callable[[int], None]],
+) -> Evaluation:
+    """Score a split of the data set that a checkpoint was trained on.
+
+    Args:
+        checkpoint: What to evaluate.
+        split_name: "train", "val" or "test".
+        root: Folder of prepared data sets; None for the one used in training.
+        device_name: "auto", "cpu" or "cuda".
+        batch_size: Images at a time; the training's `eval_batch_size` by default.
+        progress: Given the number of images, returns what is told of increments.
+
+    Raises:
+        DataError: The data set is not prepared.
+        CheckpointError: Its images do not fit the model.
+    """
+    data, manifest = open_data(checkpoint, root=root)
+    data = choose_backend(data, manifest)
+    open_fn: Callable[..., Split | StreamedSplit]
+    open_fn = open_stream if data.backend == "stream" else _read
+    split = open_fn(data, manifest, split_name)
+    likelihood = evaluate_checkpoint(
+        checkpoint,
+        split,
+        manifest,
+        device=choose_device(device_name),
+        batch_size=batch_size,
+        progress=progress(len(split)),
+    )
+    levels = f"{checkpoint.info.num_levels} levels"
+    if data.binarization != "none":
+        levels += f", {data.binarization} binarization"
+    return Evaluation(likelihood, data.name, levels, split_name, checkpoint.where)

@@ -111,6 +111,15 @@ def build_experiment_model(config: ExperimentConfig, manifest: Manifest) -> Pixe
     )
 
 
+def check_model(config: ExperimentConfig, manifest: Manifest) -> None:
+    """Build the model of an experiment to see that it can be built.
+
+    Raises:
+        ConfigError: The options do not fit the images.
+    """
+    build_experiment_model(config, manifest)
+
+
 def recipe_names() -> list[str]:
     """Return the names of the packaged recipes, sorted."""
     return sorted(

@@ -65,10 +65,10 @@ def tiny(digits_root):
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Start the one private Ray cluster of the test session."""
-    from raypixel.jobs import session
+    from raypixel.train import ray_cluster as cluster_of_ray
 
     os.environ.pop("RAY_ADDRESS", None)
-    with session.cluster():
+    with cluster_of_ray.cluster():
         yield
 
 

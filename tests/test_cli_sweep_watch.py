@@ -6,9 +6,10 @@ import pytest
 
 from raypixel.cli.sweep_watch import SweepWatch
 from raypixel.experiment import load_experiment
-from raypixel.jobs.ledger import TrialEntry
-from raypixel.jobs.trials import TrialResult
+from raypixel.runs import Run
 from raypixel.sweeps import Trial
+from raypixel.sweeps.ledger import TrialEntry
+from raypixel.sweeps.trial_states import TrialResult
 
 TEST = {"bits_per_dim": 1.25, "nll_nats": 55.4518}
 
@@ -16,7 +17,7 @@ TEST = {"bits_per_dim": 1.25, "nll_nats": 55.4518}
 def ended(**known) -> TrialResult:
     trial = Trial("seed=1", "seed=1", {}, load_experiment("digits_pixelcnn"))
     entry = TrialEntry("seed=1", "seed=1", {}, 1, "runs/1", seconds=61.0, epoch=3, **known)
-    return TrialResult(trial, Path("runs/1"), entry)
+    return TrialResult(trial, Run.at(Path("runs/1")), entry)
 
 
 def test_a_resumed_sweep_counts_the_trials_that_ended_before(capsys):

@@ -14,8 +14,8 @@ from raypixel.data.loader import EvalBatches, TrainBatches
 from raypixel.errors import TrainingError
 from raypixel.evaluation import evaluate
 from raypixel.experiment import build_experiment_model
-from raypixel.jobs.train import read_splits
-from raypixel.jobs.worker import model_info
+from raypixel.train.start import read_splits
+from raypixel.train.worker import model_info
 from raypixel.training import Report, train
 from raypixel.units import Likelihood
 

@@ -236,11 +236,11 @@ def distributions(
         telling_positions,
     )
     from raypixel.figures import check_picture_path
-    from raypixel.jobs.evaluate import resolve_checkpoint
     from raypixel.jobs.figure import read_image
+    from raypixel.runs import find_checkpoint
 
     check_picture_path(out)
-    found = resolve_checkpoint(checkpoint)
+    found = find_checkpoint(checkpoint)
     shape = found.info.image_shape
     positions = [_position(place, shape) for place in dict.fromkeys(places)]
     x, label, data_name = read_image(found, split, index, root=root)
@@ -266,9 +266,9 @@ def _checkpoint(
         if value:
             shown = " ".join(value) if isinstance(value, tuple) else value
             raise RaypixelError(f"{option} must be left out with a checkpoint, got {shown}")
-    from raypixel.jobs.evaluate import resolve_checkpoint
+    from raypixel.runs import find_checkpoint
 
-    return resolve_checkpoint(path)
+    return find_checkpoint(path)
 
 
 def _kind(found: "Checkpoint") -> str:

@@ -24,7 +24,7 @@ from raypixel.storage import Location
 
 if TYPE_CHECKING:
     from raypixel.jobs.images import Images
-    from raypixel.jobs.model import Model
+    from raypixel.model import Model
 
 
 @click.command()
@@ -82,7 +82,7 @@ def complete(
     from raypixel.figures import image_grid, save_image
     from raypixel.jobs.files import destination, save_arrays
     from raypixel.jobs.images import parse_observed
-    from raypixel.jobs.model import load
+    from raypixel.model import load
 
     to = destination(out, has_folders=False)
     model = load(checkpoint, device=device)
@@ -157,7 +157,7 @@ def score(
     """
     from raypixel.errors import ConfigError
     from raypixel.figures import check_picture_path, surprise_picture
-    from raypixel.jobs.model import load
+    from raypixel.model import load
 
     if per_pixel:
         check_picture_path(per_pixel)

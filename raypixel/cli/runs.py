@@ -16,7 +16,7 @@ from raypixel.cli.progress import SECONDS_BETWEEN_LINES, bar, minutes, say, trai
 from raypixel.storage import Location, Remote
 
 if TYPE_CHECKING:
-    from raypixel.jobs.worker import Message
+    from raypixel.runs import Event
 
 SET_OPTION = click.option(
     "--set",
@@ -71,9 +71,10 @@ def train(
       raypixel train digits_pixelcnn --set scaling.num_workers=0     (without Ray)
     """
     from raypixel.config import parse_overrides
+    from raypixel.data import ensure_prepared
     from raypixel.experiment import load_experiment
-    from raypixel.jobs.train import train_recorded
-    from raypixel.jobs.worker import ensure_prepared
+    from raypixel.runs import Run
+    from raypixel.train.start import train_and_publish
 
     config = load_experiment(recipe, parse_overrides(assignments))
     make_folder(runs)
@@ -81,17 +82,17 @@ def train(
     with bar(f"preparing {config.data.name}", unit="images") as progress:
         manifest = ensure_prepared(config.data, progress=progress)
     with _training_progress(folder.name) as show:
-        outcome = train_recorded(
+        result = train_and_publish(
             config,
             manifest,
-            folder,
+            Run.at(folder),
             resume=resume,
-            on_message=show,
+            on_event=show,
             warn=say,
             address=address,
         )
-    say_where(folder, folder, outcome.samples_problem, outcome.tracking)
-    click.echo(f"val/bits_per_dim {outcome.best.state['best']:.4f}")
+    say_where(folder, folder, result.samples_problem, result.tracking)
+    click.echo(f"val/bits_per_dim {result.best.state['best']:.4f}")
 
 
 def say_where(folder: Location, run_folder: Location, problem: str | None, tracking: str) -> None:
@@ -126,37 +127,37 @@ def program() -> str:
 
 
 @contextmanager
-def _training_progress(name: str) -> Iterator[Callable[["Message"], None]]:
+def _training_progress(name: str) -> Iterator[Callable[["Event"], None]]:
     """Show a training: a bar in a terminal; a line for each epoch and every few seconds elsewhere."""
     if sys.stderr.isatty():
         with training_bar() as shown:
             task = shown.add_task(name, total=None, note="starting")
-            yield lambda message: _update_bar(shown, task, message)
+            yield lambda event: _update_bar(shown, task, event)
     else:
         shown_at = time.monotonic()
 
-        def show(message: "Message") -> None:
+        def show(event: "Event") -> None:
             nonlocal shown_at
             is_due = time.monotonic() - shown_at >= SECONDS_BETWEEN_LINES
-            if message.kind != "step" or is_due:
+            if event.kind != "step" or is_due:
                 shown_at = time.monotonic()
-                say(f"{name}: {_news(message)}")
+                say(f"{name}: {_news(event)}")
 
         yield show
 
 
-def _update_bar(shown: Any, task: Any, message: "Message") -> None:
-    if message.kind == "warning":
-        shown.console.print(message.text, markup=False, soft_wrap=True)
+def _update_bar(shown: Any, task: Any, event: "Event") -> None:
+    if event.kind == "warning":
+        shown.console.print(event.text, markup=False, soft_wrap=True)
         return
-    shown.update(task, completed=message.step, total=message.total_steps, note=_note(message))
-    if message.kind == "epoch":
-        shown.console.print(_news(message), markup=False, soft_wrap=True)
+    shown.update(task, completed=event.step, total=event.total_steps, note=_note(event))
+    if event.kind == "epoch":
+        shown.console.print(_news(event), markup=False, soft_wrap=True)
 
 
-def _note(message: "Message") -> str:
-    metrics = message.metrics
-    if message.kind == "epoch":
+def _note(event: "Event") -> str:
+    metrics = event.metrics
+    if event.kind == "epoch":
         return f"val {metrics['val/bits_per_dim']:.4f} bits/dim"
     return (
         f"{metrics['train/batch_bits_per_dim']:.4f} bits/dim, "
@@ -164,16 +165,16 @@ def _note(message: "Message") -> str:
     )
 
 
-def _news(message: "Message") -> str:
-    metrics = message.metrics
-    if message.kind == "warning":
-        return message.text
-    where = f"step {message.step:,} of {message.total_steps:,}"
-    if message.kind == "step":
-        left = message.seconds / max(1, message.step) * (message.total_steps - message.step)
-        return f"{where}, {_note(message)}, {minutes(left)} left"
+def _news(event: "Event") -> str:
+    metrics = event.metrics
+    if event.kind == "warning":
+        return event.text
+    where = f"step {event.step:,} of {event.total_steps:,}"
+    if event.kind == "step":
+        left = event.seconds / max(1, event.step) * (event.total_steps - event.step)
+        return f"{where}, {_note(event)}, {minutes(left)} left"
     return (
-        f"epoch {message.epoch} ({where}, {minutes(message.seconds)}): "
+        f"epoch {event.epoch} ({where}, {minutes(event.seconds)}): "
         f"train {metrics['train/bits_per_dim']:.4f}, val {metrics['val/bits_per_dim']:.4f} bits/dim "
         f"({metrics['val/nll_nats']:.2f} nats, {metrics['val/num_images']:.0f} images)"
     )

@@ -23,7 +23,7 @@ from raypixel.storage import Location
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from raypixel.jobs.model import Model
+    from raypixel.model import Model
 
 GIF_SECONDS = 4.0
 MOST_FRAMES = 200
@@ -73,7 +73,7 @@ def sample(
       raypixel sample runs/digits_pixelcnn -n 1000 --out samples.npz
     """
     from raypixel.jobs.files import check_gif, destination, save_images
-    from raypixel.jobs.model import load
+    from raypixel.model import load
 
     to = destination(out, overwrites=overwrite)
     check_gif(gif)

@@ -127,8 +127,8 @@ def serve(
 
 def _serve(launch: "Launch", address: str | None) -> None:
     from raypixel.errors import ServingError
-    from raypixel.jobs.session import cluster
     from raypixel.serving.launch import absolute, check
+    from raypixel.train.ray_cluster import cluster
 
     is_local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
     settings = absolute(launch.settings)
@@ -264,9 +264,9 @@ def register(checkpoint: Path, name: str, alias: str | None) -> None:
     \b
       raypixel register runs/mnist_pixelcnn mnist --alias champion
     """
-    from raypixel.jobs.evaluate import resolve_checkpoint
-    from raypixel.jobs.tracking.registry import register_model
+    from raypixel.runs import find_checkpoint
+    from raypixel.runs.tracking.registry import register_model
 
-    made = register_model(resolve_checkpoint(checkpoint), name, alias=alias)
+    made = register_model(find_checkpoint(checkpoint), name, alias=alias)
     say(f"version {made.version} of {made.name} in {made.store}")
     click.echo(made.uri)

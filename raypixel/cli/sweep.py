@@ -21,8 +21,8 @@ from raypixel.cli.sweep_watch import UNITS, SweepWatch
 from raypixel.storage import Location, exists
 
 if TYPE_CHECKING:
-    from raypixel.jobs.sweep import SweepResult
     from raypixel.sweeps import Sweep
+    from raypixel.sweeps.sweep_run import SweepResult
 
 
 @click.command()
@@ -59,10 +59,10 @@ def sweep(
       raypixel sweep sweeps/diag_layers.yaml --resume
     """
     from raypixel.config import parse_overrides
-    from raypixel.jobs import record
-    from raypixel.jobs.sweep import run_sweep
-    from raypixel.jobs.worker import ensure_prepared
+    from raypixel.data import ensure_prepared
+    from raypixel.runs.tracking import opening_publisher
     from raypixel.sweeps import load_sweep
+    from raypixel.sweeps.sweep_run import run_sweep
 
     loaded = load_sweep(file, parse_overrides(assignments), is_smoke=smoke)
     for warning in loaded.warnings:
@@ -80,7 +80,7 @@ def sweep(
     num_ended = _num_ended(folder) if is_resumed else 0
     say(f"{loaded.config.name}: {loaded.num_trials} trials on {data.name}, into {folder}")
     with (
-        record.opening_tracker(say) as tracker,
+        opening_publisher(say) as publisher,
         SweepWatch(loaded.num_trials, loaded.config.metric.name, num_ended=num_ended) as watch,
     ):
         result = run_sweep(
@@ -88,30 +88,31 @@ def sweep(
             manifest,
             folder,
             watch=watch,
-            tracker=tracker,
+            publisher=publisher,
             warn=watch.say,
             command=shlex.join([program(), *sys.argv[1:]]),
             address=address,
             is_resumed=is_resumed,
         )
-        where = tracker().describe()
+        where = publisher().describe()
     _conclude(loaded, result, folder, where)
 
 
 def _conclude(loaded: "Sweep", result: "SweepResult", place: Location, tracking: str) -> None:
     """Print the table, draw samples of the best trial, and leave with 1 where not all is well."""
     from raypixel.errors import RaypixelError
-    from raypixel.jobs import record
-    from raypixel.jobs.remote_run import put_files, read_copy
+    from raypixel.model import draw_picture
+    from raypixel.runs import Run
 
     name = loaded.config.name
     if result.configurations:
         _print_ranking(loaded, result)
     best = result.best
     if best is not None:
-        problem = record.draw_samples(best.best, read_copy(place) / "samples.png")
-        put_files(place, "samples.png")
-        say_where(place, best.place, problem, tracking)
+        folder = Run.at(place)
+        problem = draw_picture(best.best, folder.folder / "samples.png")
+        folder.put("samples.png")
+        say_where(place, best.run.home, problem, tracking)
     if not result.is_complete:
         raise RaypixelError(f"{name}: stopped before all trials ended, --resume continues it")
     if best is None:
@@ -122,7 +123,7 @@ def _conclude(loaded: "Sweep", result: "SweepResult", place: Location, tracking:
 
 def _list_trials(loaded: "Sweep") -> None:
     """Print what would run, in what order, and what it would cost on this machine."""
-    from raypixel.jobs.cost import estimate_costs, listed_trials
+    from raypixel.sweeps.cost import estimate_costs, listed_trials
 
     costs = estimate_costs(loaded)
     rows = []
@@ -150,7 +151,7 @@ def _list_trials(loaded: "Sweep") -> None:
 
 
 def _print_ranking(loaded: "Sweep", result: "SweepResult") -> None:
-    from raypixel.jobs.ranking import DIGITS
+    from raypixel.sweeps.ranking import DIGITS
 
     metric, block = loaded.config.metric.name, loaded.config.raypixel
     digits = DIGITS[metric]
@@ -183,8 +184,8 @@ def _print_ranking(loaded: "Sweep", result: "SweepResult") -> None:
 
 def _num_ended(folder: Location) -> int:
     """Count the trials that a sweep to be resumed need not run again."""
-    from raypixel.jobs.ledger import FILE_NAME, read_ledger
-    from raypixel.jobs.remote_run import fetch_sweep
+    from raypixel.runs.remote import fetch_sweep
+    from raypixel.sweeps.ledger import FILE_NAME, read_ledger
 
     copy = fetch_sweep(folder)
     if not (copy / FILE_NAME).exists():

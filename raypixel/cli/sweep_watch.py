@@ -9,9 +9,9 @@ from rich.table import Table
 from raypixel.cli.progress import console, minutes, say
 
 if TYPE_CHECKING:
-    from raypixel.jobs.trials import TrialResult
-    from raypixel.jobs.worker import Message
+    from raypixel.runs import Event
     from raypixel.sweeps import Trial
+    from raypixel.sweeps.trial_states import TrialResult
 
 REFRESHES_PER_SECOND = 2
 UNITS = {"val/bits_per_dim": "bits/dim", "val/nll_nats": "nats"}
@@ -21,7 +21,7 @@ class SweepWatch:
     """Show the trials that run, the best so far, and each trial as it ends."""
 
     def __init__(self, num_trials: int, metric: str, *, num_ended: int = 0) -> None:
-        from raypixel.jobs.ranking import DIGITS
+        from raypixel.sweeps.ranking import DIGITS
 
         self.num_trials = num_trials
         self.metric = metric
@@ -57,18 +57,18 @@ class SweepWatch:
         self.running[trial.label] = ["starting", "", "", ""]
         self._refresh()
 
-    def progress(self, trial: "Trial", message: "Message") -> None:
+    def progress(self, trial: "Trial", event: "Event") -> None:
         """Show how far a trial is."""
-        if message.kind == "warning":
-            self.say(f"{trial.label}: {message.text}")
+        if event.kind == "warning":
+            self.say(f"{trial.label}: {event.text}")
             return
         row = self.running[trial.label]
-        done = message.step / max(1, message.total_steps)
-        row[0], row[1] = f"{done:.0%}", minutes(message.seconds)
-        if message.kind == "epoch":
-            row[2] = self._shown(message.metrics[self.metric])
+        done = event.step / max(1, event.total_steps)
+        row[0], row[1] = f"{done:.0%}", minutes(event.seconds)
+        if event.kind == "epoch":
+            row[2] = self._shown(event.metrics[self.metric])
         else:
-            row[3] = f"{message.metrics['train/images_per_second']:.0f}"
+            row[3] = f"{event.metrics['train/images_per_second']:.0f}"
         self._refresh()
 
     def finish(self, result: "TrialResult") -> None:

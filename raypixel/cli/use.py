@@ -49,12 +49,12 @@ def evaluate(
 
     CHECKPOINT is a checkpoint's folder, or a run's folder (its best checkpoint is used), also under s3://.
     """
-    from raypixel.jobs.evaluate import evaluate as run_evaluation
-    from raypixel.jobs.evaluate import resolve_checkpoint
+    from raypixel.evaluation import evaluate_split
+    from raypixel.runs import find_checkpoint
 
-    found = resolve_checkpoint(checkpoint)
+    found = find_checkpoint(checkpoint)
     with bar(f"evaluating {split}", unit="images") as progress:
-        result = run_evaluation(
+        result = evaluate_split(
             found,
             split,
             root=root,

@@ -24,9 +24,8 @@ from typing import Any, Literal
 from raypixel.cluster.launcher import launcher_problems
 from raypixel.config import load_yaml
 from raypixel.errors import ConfigError, RaypixelError
-from raypixel.jobs import session
 from raypixel.sweeps import Sweep
-from raypixel.train import ray_private
+from raypixel.train import ray_cluster, ray_private
 
 STORE_BYTES = 80_000_000
 SECONDS_TO_START = 90.0
@@ -97,7 +96,7 @@ def simulate(
         ConfigError: The file is not a cluster that Ray accepts.
         RaypixelError: No node type holds the demand, or it took too long.
     """
-    session.prepare_environment()  # before Ray is imported to check the file
+    ray_cluster.prepare_environment()  # before Ray is imported to check the file
     config = _read(path)
     if config["provider"]["type"] == "local":
         raise RaypixelError(f"{path}: must have an autoscaler to simulate, got provider local")
@@ -144,7 +143,7 @@ def _watch(
     import ray
 
     started, deadline = time.monotonic(), time.monotonic() + timeout_seconds
-    with session.cluster(head.address):
+    with ray_cluster.cluster(head.address):
 
         @ray.remote(max_retries=0)
         def placeholder(seconds: float) -> None:

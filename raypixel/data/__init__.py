@@ -17,7 +17,7 @@ from raypixel.data.manifest import (
     list_prepared,
     load_manifest,
 )
-from raypixel.data.prepare import parse_size, prepare
+from raypixel.data.prepare import ensure_prepared, parse_size, prepare
 from raypixel.data.shards import Split, read_split, shard_paths
 from raypixel.data.stream import StreamedSplit, open_stream
 from raypixel.data.streamed import open_eval_batches, open_train_batches
@@ -34,6 +34,7 @@ __all__ = [
     "catalog",
     "choose_backend",
     "describe_stream",
+    "ensure_prepared",
     "fix_levels",
     "list_prepared",
     "load_manifest",

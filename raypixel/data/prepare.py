@@ -15,6 +15,7 @@ from pathlib import Path
 
 from raypixel import storage
 from raypixel.data.catalog import catalog, catalog_entry
+from raypixel.data.config import DataConfig
 from raypixel.data.copies import local_root, put_set
 from raypixel.data.fingerprint import content_sha256, describe, stat_sha256
 from raypixel.data.manifest import (
@@ -35,6 +36,21 @@ from raypixel.storage import Location, Remote
 
 _TEMPORARY = ".raypixel-"
 _VERIFIED_CONTENT = ("digits", "mnist")  # the content is what the name says, whatever the path
+
+
+def ensure_prepared(config: DataConfig, *, progress: Callable[[int, int], None] | None) -> Manifest:
+    """Return the manifest of the data set, preparing it first where it is embedded or can be downloaded.
+
+    Raises:
+        DataError: It is not prepared and cannot be; the text names the command that does it.
+    """
+    try:
+        return load_manifest(config.root, config.name)
+    except DataError:
+        reachable = {entry.name for entry in catalog() if not entry.needs_source}
+        if config.name not in reachable or storage.exists(config.root / config.name):
+            raise
+        return prepare(config.name, root=config.root, progress=progress)
 
 
 def prepare(

@@ -1,1 +1,1 @@
-"""Work that runs on Ray, one file per verb."""
+"""Staging with Ray Data, and images for the command line; on their way to rooms of their own."""

@@ -10,7 +10,7 @@ from raypixel.config import ConfigProblems, apply_overrides, parse_overrides
 from raypixel.data.loader import EvalBatches
 from raypixel.diagrams import Field, Growth, field_of_config, growth_of_config
 from raypixel.errors import ConfigError, RaypixelError, did_you_mean
-from raypixel.jobs.evaluate import open_split
+from raypixel.evaluation import open_split
 from raypixel.models import ModelConfig, model_classes, validate_model_config
 from raypixel.storage import Location
 

@@ -14,8 +14,8 @@ from raypixel.data.shown import decode_shown, observed_part, observed_picture, s
 from raypixel.data.sources.pictures import losses
 from raypixel.data.sources.raw import read_bytes
 from raypixel.errors import ConfigError
+from raypixel.evaluation import open_split
 from raypixel.figures import gray_values
-from raypixel.jobs.evaluate import open_split
 from raypixel.storage import Location
 
 

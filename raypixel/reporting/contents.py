@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from raypixel.jobs.ledger import Ledger
-from raypixel.jobs.ranking import DIGITS, RankedConfiguration, Spread, rank
+from raypixel.sweeps.ledger import Ledger
+from raypixel.sweeps.ranking import DIGITS, RankedConfiguration, Spread, rank
 
 NUM_GROUPS = 4
 

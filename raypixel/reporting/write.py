@@ -8,10 +8,7 @@ from typing import Any
 
 from raypixel import storage
 from raypixel.errors import RaypixelError
-from raypixel.jobs.folder import best_checkpoint
-from raypixel.jobs.ledger import Ledger, read_ledger
-from raypixel.jobs.record import draw_samples
-from raypixel.jobs.remote_run import fetch_sweep
+from raypixel.model import draw_picture
 from raypixel.reporting.contents import (
     Table,
     curves,
@@ -23,7 +20,10 @@ from raypixel.reporting.contents import (
     two_way,
 )
 from raypixel.reporting.plots import curves_png, importance_png
+from raypixel.runs import Run
+from raypixel.runs.remote import fetch_sweep
 from raypixel.storage import Location, Remote
+from raypixel.sweeps.ledger import Ledger, read_ledger
 
 MAX_SAMPLED = 3
 
@@ -127,7 +127,7 @@ def _add_samples(
         if say:
             say(f"samples of {entry.name}")
         try:
-            problem = draw_samples(best_checkpoint(ledger.home / entry.run_folder), out / name)
+            problem = draw_picture(Run.at(ledger.home / entry.run_folder).best(), out / name)
         except RaypixelError as error:
             problem = str(error)
         if problem:

@@ -10,8 +10,8 @@ from typing import Any
 
 from raypixel.config import parse
 from raypixel.errors import ConfigError, ServingError
-from raypixel.jobs.evaluate import resolve_checkpoint
-from raypixel.jobs.worker import choose_device
+from raypixel.evaluation import choose_device
+from raypixel.runs import find_checkpoint
 from raypixel.serving.serve_config import IMPORT_PATH
 from raypixel.serving.settings import Settings, read_keys, require_keys
 
@@ -108,13 +108,13 @@ def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> 
         if source.startswith("models:/"):
             fetch_registered(source)  # the replicas find it there
         else:
-            resolve_checkpoint(source)
+            find_checkpoint(source)
     _check_port(launch.host, launch.port)
 
 
 def fetch_registered(uri: str) -> Path:
     """Download a model of MLflow's registry, once for each version, and return its folder."""
-    from raypixel.jobs.tracking.registry import fetch_model
+    from raypixel.runs.tracking.registry import fetch_model
 
     return fetch_model(uri, Path(tempfile.gettempdir()) / f"raypixel-models-{os.getuid()}")
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from raypixel.checkpoint import Checkpoint
 from raypixel.errors import ServingError, did_you_mean
-from raypixel.jobs.evaluate import resolve_checkpoint
-from raypixel.jobs.worker import choose_device
+from raypixel.evaluation import choose_device
+from raypixel.runs import find_checkpoint
 from raypixel.serving.engine import Engine, QueueFull
 from raypixel.serving.settings import Settings
 
@@ -183,7 +183,7 @@ class Replica:
             if self._fetch is None:
                 raise ServingError(f"model must be a checkpoint's path, got {source!r}")
             path = self._fetch(source)
-        checkpoint = resolve_checkpoint(path)
+        checkpoint = find_checkpoint(path)
         info, model = checkpoint.info, checkpoint.load_model()
         answer = ModelAnswer(
             name=name,

@@ -135,6 +135,13 @@ def list_files(remote: Remote) -> dict[str, int]:
     return {info.path[start:]: info.size for info in found if info.is_file}
 
 
+def names_in(place: Location) -> set[str]:
+    """Return the names of what is in a folder, or of the objects below a place."""
+    if isinstance(place, Path):
+        return {path.name for path in place.iterdir()}
+    return set(list_files(place))
+
+
 def exists(place: Location) -> bool:
     """Return whether there is a file or folder, or any object below a place."""
     return place.exists() if isinstance(place, Path) else bool(list_files(place))

@@ -70,6 +70,11 @@ def working_copy(remote: Remote, *, purpose: str) -> Path:
     return folder.absolute() / purpose / server / remote.key
 
 
+def local_folder(place: Location, *, purpose: str) -> Path:
+    """Return a folder of this machine as it is, or the working copy of a place in storage."""
+    return place if isinstance(place, Path) else working_copy(place, purpose=purpose)
+
+
 @contextmanager
 def named(copy: Path, place: Location) -> Iterator[None]:
     """Let a problem found in a working copy name the place that it stands for."""

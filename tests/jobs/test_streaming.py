@@ -7,19 +7,18 @@ import pytest
 
 from raypixel.data import Manifest
 from raypixel.errors import CheckpointError, DataError
+from raypixel.evaluation import evaluate_split
 from raypixel.experiment import load_experiment
 from raypixel.jobs import datasets, streaming
-from raypixel.jobs.backend import settle
-from raypixel.jobs.evaluate import evaluate, resolve_checkpoint
-from raypixel.jobs.folder import open_run
-from raypixel.jobs.ledger import read_ledger
-from raypixel.jobs.ray_train import raypixel_error
-from raypixel.jobs.train import read_splits, train
-
-from ..striped import write_striped
-from .test_sweep import Watch, load
-from .test_sweep import run as run_sweep
-from .test_train import ignore, metrics_of, weights_of
+from raypixel.runs import Run
+from raypixel.sweeps.ledger import read_ledger
+from raypixel.train.data_parallel import raypixel_error
+from raypixel.train.start import read_splits
+from tests.striped import write_striped
+from tests.sweeps.test_sweep_run import Watch, load
+from tests.sweeps.test_sweep_run import run as run_sweep
+from tests.train.test_start import metrics_of, weights_of
+from tests.trained import train_into
 
 SHARDS = {"train": (3000, 2500, 1700), "val": (500,), "test": (300,)}
 
@@ -59,7 +58,7 @@ def experiment(root: Path, **changes):
 def whole(striped, tmp_path_factory) -> Path:
     """An undisturbed training in this process."""
     folder = tmp_path_factory.mktemp("whole")
-    train(experiment(striped[0]), striped[1], folder, on_message=ignore)
+    train_into(folder, experiment(striped[0]), striped[1])
     return folder
 
 
@@ -70,9 +69,8 @@ def test_a_training_resumed_in_the_middle_of_an_epoch_ends_like_an_undisturbed_o
     assert len(read_splits(experiment(root).data, manifest)["train"].shuffled(0, 0)) > 2
     for num_steps in (6, 23):  # of 15 in an epoch, both in the middle of it
         cut = experiment(root, training__max_steps=num_steps)
-        open_run(cut, manifest, tmp_path, resume=num_steps > 6)
-        train(cut, manifest, tmp_path, on_message=ignore)
-    train(experiment(root), manifest, tmp_path, on_message=ignore)
+        train_into(tmp_path, cut, manifest)
+    train_into(tmp_path, experiment(root), manifest)
     assert metrics_of(tmp_path)[-1] == metrics_of(whole)[-1]
     assert weights_of(tmp_path) == weights_of(whole)
 
@@ -80,28 +78,27 @@ def test_a_training_resumed_in_the_middle_of_an_epoch_ends_like_an_undisturbed_o
 def test_a_stream_is_not_resumed_from_memory_nor_with_another_window(striped, tmp_path):
     root, manifest = striped
     short = experiment(root, training__max_steps=1)
-    open_run(short, manifest, tmp_path, resume=False)
-    train(short, manifest, tmp_path, on_message=ignore)
+    train_into(tmp_path, short, manifest)
+    run = Run.at(tmp_path)
     held = experiment(root, data__backend="memory")
     with pytest.raises(CheckpointError, match=r"data.backend 'stream' as before, got None"):
-        open_run(held, manifest, tmp_path, resume=True)
+        run.begin(held, manifest, resume=True)
     other = experiment(root, data__stream_memory_mib=2)
     with pytest.raises(CheckpointError, match=r"data.stream_memory_mib 1 as before, got 2"):
-        open_run(other, manifest, tmp_path, resume=True)
+        run.begin(other, manifest, resume=True)
 
 
 def test_a_run_keeps_its_backend_when_auto_would_choose_another(striped, tmp_path):
     root, manifest = striped
-    folder = tmp_path / "run"
+    run = Run.at(tmp_path / "run")
     auto = experiment(root, data__backend="auto", training__max_steps=1)
-    assert settle(auto, manifest, folder).data.backend == "memory"
+    assert run.begin(auto, manifest, resume=False).data.backend == "memory"
     short = experiment(root, training__max_steps=1)
-    open_run(short, manifest, folder, resume=False)
-    train(short, manifest, folder, on_message=ignore)
-    assert settle(auto, manifest, folder) == short
-    checkpoint = resolve_checkpoint(folder)
+    train_into(run.home, short, manifest)
+    assert run.begin(auto, manifest, resume=True) == short
+    checkpoint = run.best()
     assert checkpoint.info.experiment["data"]["backend"] == "stream"
-    found = evaluate(
+    found = evaluate_split(
         checkpoint, "test", root=None, device_name="cpu", progress=lambda _: lambda _: None
     )
     assert found.likelihood.num_images == 300
@@ -132,7 +129,7 @@ def test_ray_data_delivers_the_windows_of_a_plan_in_its_order(striped, ray_clust
 def test_two_workers_that_stream_train_what_one_process_does(striped, whole, tmp_path, ray_cluster):
     root, manifest = striped
     config = experiment(root, scaling__num_workers=2, scaling__cpus_per_worker=1)
-    metrics = train(config, manifest, tmp_path, on_message=ignore)
+    metrics = train_into(tmp_path, config, manifest)
     assert metrics["val/num_images"] == SHARDS["val"][0]
     ours, theirs = metrics_of(tmp_path), metrics_of(whole)
     assert [line["step"] for line in ours] == [line["step"] for line in theirs] == [15, 30]

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from raypixel.cli import main
 from raypixel.errors import RaypixelError
-from raypixel.jobs.ledger import Ledger, TrialEntry, read_ledger
 from raypixel.reporting import write_report
 from raypixel.reporting.contents import importance, ranking, two_way
+from raypixel.sweeps.ledger import Ledger, TrialEntry, read_ledger
 
 FACTS = {
     "id": "1",

@@ -8,7 +8,7 @@ import torch
 
 from raypixel.config import load_yaml, parse
 from raypixel.errors import CheckpointError, ConfigError, RaypixelError, ServingError
-from raypixel.jobs.tracking import TrackingError
+from raypixel.runs.tracking import TrackingError
 from raypixel.serving.autoscaling import RemainingSubPixels
 from raypixel.serving.launch import Launch, check, from_config, parse_models
 from raypixel.serving.serve_config import check_serve_config, parse_serve_config, read_serve_config

@@ -86,9 +86,9 @@ def test_training_goes_on_without_storage_and_puts_everything_when_it_answers(
     place = bucket / "run"
     config = tiny(training__num_epochs=6)
     news: list[str] = []
-    told = storage.working_copy(place, purpose=WRITER) / "events.jsonl"
     with wire_to(s3_endpoint) as wire:
         monkeypatch.setenv("AWS_ENDPOINT_URL", wire.address)
+        told = storage.working_copy(place, purpose=WRITER) / "events.jsonl"
 
         def watch(event: Event) -> None:
             if event.kind == "warning":

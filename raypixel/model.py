@@ -12,7 +12,7 @@ from torch import Tensor
 from raypixel.checkpoint import Checkpoint
 from raypixel.errors import ConfigError, RaypixelError
 from raypixel.evaluation import choose_device, nats_map
-from raypixel.figures import image_grid, save_image
+from raypixel.grids import image_grid, save_image
 from raypixel.models import PixelModel
 from raypixel.runs import find_checkpoint
 from raypixel.sampling import CachedSampler, Image, Sampler, image_seeds, sample

@@ -16,7 +16,7 @@ from raypixel.checkpoint import ModelInfo, Snapshot, write_checkpoint
 from raypixel.cli import main
 from raypixel.errors import ConfigError
 from raypixel.experiment import load_experiment
-from raypixel.figures import image_grid
+from raypixel.grids import image_grid
 from raypixel.models import validate_model_config
 from raypixel.sampling import image_seeds, sample
 from tests.contract import random_model
@@ -264,7 +264,7 @@ def test_a_class_conditional_model_is_asked_with_a_class(conditional, picture, t
     by_label = json.loads(invoke("score", conditional, *split).stdout)["nll_nats"]
     model = raypixel.load(conditional)
     scores = []
-    from raypixel.jobs.images import select_images
+    from raypixel.cli.asked import select_images
 
     x = select_images(model.checkpoint, "test", "0", root=None)
     for label in range(10):

@@ -1,6 +1,7 @@
 """`raypixel figure`: diagrams of a model, computed from it."""
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from raypixel.storage import Location
 
 if TYPE_CHECKING:
     from raypixel.checkpoint import Checkpoint
+    from raypixel.models import ModelConfig
 
 _DEFAULT_SHAPE = (1, 15, 15)
 _CHECKPOINT = click.argument("checkpoint", type=CHECKPOINT, required=False)
@@ -76,9 +78,9 @@ def receptive_field(
       raypixel figure receptive-field --model pixelcnn --set model.num_layers=2
       raypixel figure receptive-field runs/digits_pixelcnn --at 5,4
     """
-    from raypixel.diagrams import draw_receptive_fields, field_of_model, save_figure
-    from raypixel.figures import check_picture_path
-    from raypixel.jobs.figure import compute_fields, untrained_configs
+    from raypixel.figures.canvas import save_figure
+    from raypixel.figures.fields import draw_receptive_fields, field_of_config, field_of_model
+    from raypixel.grids import check_picture_path
 
     check_picture_path(out)
     found = _checkpoint(checkpoint, kind=kind, assignments=assignments, shape=shape)
@@ -88,9 +90,10 @@ def receptive_field(
     else:
         image_shape = _image_shape(shape)
         row, column = _position(at, image_shape)
-        configs = untrained_configs(kind, assignments)
-        with bar("receptive fields", unit="models") as progress:
-            fields = compute_fields(configs, image_shape, (row, column), progress=progress)
+        fields = [
+            field_of_config(config, image_shape, row=row, column=column, title=name)
+            for name, config in _untrained("receptive fields", kind, assignments)
+        ]
     for field in fields:
         if field.leaks.any():
             say(f"{field.title}: LEAK, pixel {row},{column} depends on later pixels")
@@ -121,9 +124,10 @@ def masks(
       raypixel figure masks
       raypixel figure masks --model pixelcnn --shape 3x8x8
     """
-    from raypixel.diagrams import build_diagram_model, draw_masks, layer_masks, save_figure
-    from raypixel.figures import check_picture_path
-    from raypixel.jobs.figure import untrained_configs
+    from raypixel.figures.canvas import save_figure
+    from raypixel.figures.fields import build_diagram_model
+    from raypixel.figures.masks import draw_masks, layer_masks
+    from raypixel.grids import check_picture_path
 
     check_picture_path(out)
     found = _checkpoint(checkpoint, kind=kind, assignments=assignments, shape=shape)
@@ -132,7 +136,7 @@ def masks(
         model = found.load_model()
     else:
         name, image_shape = kind or "pixelcnn", _image_shape(shape)
-        model = build_diagram_model(untrained_configs(name, assignments)[name], image_shape)
+        model = build_diagram_model(_untrained_configs(name, assignments)[name], image_shape)
     found_masks = layer_masks(model)
     if not found_masks:
         raise RaypixelError(f"{name}: must have masked layers to draw, got none")
@@ -173,18 +177,19 @@ def transitions(
       raypixel figure transitions
       raypixel figure transitions --model pixelcnn --set model.first_kernel_size=3 --layers 5
     """
-    from raypixel.diagrams import draw_transitions, save_figure
-    from raypixel.figures import check_picture_path
-    from raypixel.jobs.figure import compute_growths, untrained_configs
+    from raypixel.figures.canvas import save_figure
+    from raypixel.figures.transitions import draw_transitions, growth_of_config
+    from raypixel.grids import check_picture_path
 
     check_picture_path(out)
     image_shape = _image_shape(shape)
-    position = _position(at, image_shape)
-    configs = untrained_configs(kind, assignments)
-    with bar("transitions", unit="models") as progress:
-        growths = compute_growths(
-            configs, image_shape, position, max_layers=max_layers, progress=progress
+    row, column = _position(at, image_shape)
+    growths = [
+        growth_of_config(
+            config, image_shape, row=row, column=column, max_layers=max_layers, title=name
         )
+        for name, config in _untrained("transitions", kind, assignments)
+    ]
     first = min(min(growth.fields) for growth in growths)
     save_figure(draw_transitions(growths, range(first, max_layers + 1)), out)
     click.echo(str(out))
@@ -229,14 +234,14 @@ def distributions(
     Example:
       raypixel figure distributions runs/mnist_pixelcnn --index 3 --at 14,14 --at 20,9
     """
-    from raypixel.diagrams import (
+    from raypixel.cli.asked import read_image
+    from raypixel.figures.canvas import save_figure
+    from raypixel.figures.distributions import (
         draw_distributions,
         level_probabilities,
-        save_figure,
         telling_positions,
     )
-    from raypixel.figures import check_picture_path
-    from raypixel.jobs.figure import read_image
+    from raypixel.grids import check_picture_path
     from raypixel.runs import find_checkpoint
 
     check_picture_path(out)
@@ -269,6 +274,65 @@ def _checkpoint(
     from raypixel.runs import find_checkpoint
 
     return find_checkpoint(path)
+
+
+def _untrained(
+    label: str, kind: str | None, assignments: tuple[str, ...]
+) -> "Iterator[tuple[str, ModelConfig]]":
+    """Yield the models that `_untrained_configs` returns, and show how many are done."""
+    configs = _untrained_configs(kind, assignments)
+    with bar(label, unit="models") as progress:
+        for done, named in enumerate(configs.items(), start=1):
+            yield named
+            progress(done, len(configs))
+
+
+def _untrained_configs(kind: str | None, assignments: tuple[str, ...]) -> "dict[str, ModelConfig]":
+    """Return the config of one kind with its options, or the defaults of every kind.
+
+    Args:
+        kind: Name of an architecture, or None for all.
+        assignments: Options of that kind, "model.KEY=VALUE".
+
+    Raises:
+        ConfigError: The kind or an option is unknown, or options are given without a kind.
+    """
+    from raypixel.config import parse_overrides
+    from raypixel.errors import ConfigError, did_you_mean
+    from raypixel.models import model_classes
+
+    kinds = list(model_classes())
+    overrides = parse_overrides(assignments)
+    if kind is None:
+        if overrides:
+            raise ConfigError(f"--set must come with --model KIND, got {' '.join(assignments)}")
+        return {name: _config(name, {}) for name in kinds}
+    if kind not in kinds:
+        raise ConfigError(
+            f"--model must be one of {', '.join(kinds)}, got {kind!r}{did_you_mean(kind, kinds)}"
+        )
+    return {kind: _config(kind, overrides)}
+
+
+def _config(kind: str, overrides: Mapping[str, Any]) -> "ModelConfig":
+    from raypixel.config import ConfigProblems, apply_overrides
+    from raypixel.errors import ConfigError
+    from raypixel.models import validate_model_config
+
+    problems = [
+        f"--set must change an option of the model, model.KEY=VALUE, got {key!r}"
+        for key in overrides
+        if not key.startswith("model.") or key == "model.kind"
+    ]
+    if problems:
+        raise ConfigError(problems)
+    mapping = apply_overrides({"model": {"kind": kind}}, overrides)
+    try:
+        return validate_model_config(mapping["model"])
+    except ConfigProblems as error:
+        raise ConfigError(
+            [f"{kind}: model.{'.'.join(where)} {text}" for where, text in error.items]
+        ) from None
 
 
 def _kind(found: "Checkpoint") -> str:

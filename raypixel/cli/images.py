@@ -23,7 +23,7 @@ from raypixel.cli.use import CHECKPOINT_ARGUMENT, DEVICE_OPTION
 from raypixel.storage import Location
 
 if TYPE_CHECKING:
-    from raypixel.jobs.images import Images
+    from raypixel.cli.asked import Images
     from raypixel.model import Model
 
 
@@ -79,9 +79,9 @@ def complete(
       raypixel complete runs/digits_pixelcnn --split test --index 0:8
       raypixel complete runs/digits_pixelcnn digit.png --observed rows:3 -n 8
     """
-    from raypixel.figures import image_grid, save_image
-    from raypixel.jobs.files import destination, save_arrays
-    from raypixel.jobs.images import parse_observed
+    from raypixel.cli.asked import parse_observed
+    from raypixel.figures.files import destination, save_arrays
+    from raypixel.grids import image_grid, save_image
     from raypixel.model import load
 
     to = destination(out, has_folders=False)
@@ -156,7 +156,9 @@ def score(
       raypixel score runs/digits_pixelcnn one.png two.png
     """
     from raypixel.errors import ConfigError
-    from raypixel.figures import check_picture_path, surprise_picture
+    from raypixel.figures.canvas import save_figure
+    from raypixel.figures.distributions import draw_surprise
+    from raypixel.grids import check_picture_path
     from raypixel.model import load
 
     if per_pixel:
@@ -184,7 +186,8 @@ def score(
     if per_pixel:
         import torch
 
-        surprise_picture(asked.x, torch.cat(maps), num_levels=model.num_levels, path=per_pixel)
+        drawn = draw_surprise(asked.x, torch.cat(maps), num_levels=model.num_levels)
+        save_figure(drawn, per_pixel)
         say(str(per_pixel))
 
 
@@ -200,8 +203,8 @@ def _images(
     Raises:
         ConfigError: Files and a split are named, or neither.
     """
+    from raypixel.cli.asked import read_images, select_images
     from raypixel.errors import ConfigError
-    from raypixel.jobs.images import read_images, select_images
 
     if bool(paths) == (split is not None):
         got = "both" if paths else "neither"

@@ -28,7 +28,7 @@ def report(sweep: str, out: Path | None, runs: Location) -> None:
       raypixel report quickstart
       raypixel report runs/diag_layers --out report
     """
-    from raypixel.reporting import write_report
+    from raypixel.figures.report_page import write_report
 
     place = location(sweep)
     if isinstance(place, Path) and not place.exists():

@@ -72,7 +72,7 @@ def sample(
       raypixel sample runs/digits_pixelcnn -n 16 --gif writing.gif
       raypixel sample runs/digits_pixelcnn -n 1000 --out samples.npz
     """
-    from raypixel.jobs.files import check_gif, destination, save_images
+    from raypixel.figures.files import check_gif, destination, save_images
     from raypixel.model import load
 
     to = destination(out, overwrites=overwrite)
@@ -112,7 +112,8 @@ def _film(
         return
     import torch
 
-    from raypixel.figures import Animation, image_grid
+    from raypixel.figures.files import Animation
+    from raypixel.grids import image_grid
 
     written = torch.zeros(num_images, *model.image_shape, dtype=torch.uint8)
     every = math.ceil(num_rows / MOST_FRAMES)

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from raypixel.errors import ConfigError, DataError
-from raypixel.figures import image_grid, plain_picture
+from raypixel.grids import image_grid, plain_picture
 from raypixel.sampling import Image
 from raypixel.serving.engine import JobCancelled, NotAccepting, QueueFull
 from raypixel.serving.replica import ModelAnswer, UnknownModel

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import raypixel
-from raypixel.figures import gray_values
+from raypixel.grids import gray_values
 from tests.serving.service import npz, picture, pixels, post
 
 RNG = np.random.default_rng(0)

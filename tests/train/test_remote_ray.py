@@ -8,7 +8,7 @@ import pytest
 
 from raypixel import storage
 from raypixel.data import prepare
-from raypixel.reporting import write_report
+from raypixel.figures.report_page import write_report
 from raypixel.runs import Event, Run
 from raypixel.runs.remote import fetch_sweep
 from raypixel.sweeps.ledger import read_ledger

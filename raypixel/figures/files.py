@@ -1,15 +1,18 @@
-"""Where images go: one picture, a folder of PNG files, or an .npz file of levels."""
+"""Files that images go into: one picture, a folder of PNG files, an .npz file of levels, an animation."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from raypixel.errors import RaypixelError
-from raypixel.figures import check_picture_path, image_grid, plain_picture, save_image
+from raypixel.grids import check_picture_path, image_grid, plain_picture, save_image, writing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,63 @@ def save_arrays(path: Path, **arrays: Tensor) -> None:
     Raises:
         RaypixelError: The path cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        contents: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
+    contents: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
+    with writing(path):
         np.savez_compressed(path, **contents)
-    except OSError as error:
-        raise RaypixelError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+class Animation:
+    """A GIF that shows pictures one after another, holds the last, and repeats.
+
+    Each picture is written when the next one comes, as the part that changed: memory does not grow with their number.
+    """
+
+    def __init__(self, path: Path, *, seconds_each: float) -> None:
+        """Open the file.
+
+        Raises:
+            RaypixelError: The path does not end in .gif, or cannot be written.
+        """
+        if path.suffix.lower() != ".gif":
+            raise RaypixelError(f"animation must end in .gif, got {path.name!r}")
+        self._duration = max(20, round(1000 * seconds_each))  # players slow down what is faster
+        self._path = path
+        self._waiting: Image | None = None
+        self._shown: Image | None = None
+        with writing(path):
+            self._file = path.open("wb")
+
+    def __enter__(self) -> "Animation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._write(2000)
+            self._file.write(b";")
+
+    def add(self, picture: "Image") -> None:
+        """Add a picture, of the size of the first."""
+        self._write(self._duration)
+        self._waiting = picture
+
+    def _write(self, duration: int) -> None:
+        from PIL import ImageChops
+        from PIL.GifImagePlugin import getdata, getheader
+
+        picture, shown = self._waiting, self._shown
+        if picture is None:
+            return
+        box: tuple[int, int, int, int] | None = (0, 0, *picture.size)
+        if shown is None:
+            gray = picture.convert("L")  # whose palette colored frames do not use
+            blocks = getheader(gray, info={"loop": 0, "optimize": False})[0]
+        else:
+            blocks, box = [], ImageChops.difference(picture, shown).getbbox()
+        if box is None:  # nothing changed, but the last picture is held all the same
+            box = (0, 0, 1, 1)
+        part, is_gray = picture.crop(box), picture.mode == "L"
+        part = part if is_gray else part.quantize(256)
+        blocks += getdata(part, box[:2], duration=duration, include_color_table=not is_gray)
+        with writing(self._path):
+            self._file.writelines(blocks)
+        self._shown = picture

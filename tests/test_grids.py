@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from raypixel.errors import RaypixelError
-from raypixel.figures import Animation, check_picture_path, image_grid, save_image
+from raypixel.figures.files import Animation
+from raypixel.grids import check_picture_path, image_grid, save_image
 
 
 def images_of(count, shape, num_levels=256, seed=0) -> torch.Tensor:

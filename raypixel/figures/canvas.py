@@ -1,4 +1,4 @@
-"""What all diagrams share: colors, an empty figure, a panel of pixels, the legend, the file.
+"""What all figures share: an empty one, colors, a panel of pixels, the legend, the file.
 
 Matplotlib is imported where it is used, since it is slow to import.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import Tensor
 
-from raypixel.errors import RaypixelError
+from raypixel.grids import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,13 +24,19 @@ FUTURE, UNSEEN, SELF, INK = "#DDDDDD", "#FFFFFF", "#000000", "#333333"
 CHANNEL_COLORS = ("#D55E00", "#009E73", "#0072B2")
 
 
-def empty_figure(width: float, height: float) -> "Figure":
-    """Make a figure of a size in inches that lays its panels out by itself."""
+def empty_figure(width: float, height: float, *, is_laid_out: bool = True) -> "Figure":
+    """Make a figure of a size in inches, which lays its panels out by itself if it is to."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained" if is_laid_out else None)
     FigureCanvasAgg(figure)
+    return figure
+
+
+def diagram_figure(width: float, height: float) -> "Figure":
+    """Make the figure of a diagram: one with room between its panels."""
+    figure = empty_figure(width, height)
     cast(Any, figure.get_layout_engine()).set(w_pad=0.08, h_pad=0.06)
     return figure
 
@@ -84,13 +90,10 @@ def add_legend(figure: "Figure", entries: Mapping[str, str], *, columns: int) ->
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a diagram; the ending of the path chooses the format.
+    """Write a figure; the ending of the path chooses the format.
 
     Raises:
         RaypixelError: The file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
         figure.savefig(path, dpi=DOTS_PER_INCH)
-    except OSError as error:
-        raise RaypixelError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raypixel.config import ConfigProblems
-from raypixel.diagrams.canvas import (
+from raypixel.figures.canvas import (
     BLIND,
     FUTURE,
     INK,
@@ -22,13 +22,14 @@ from raypixel.diagrams.canvas import (
     SELF,
     UNSEEN,
     add_legend,
+    diagram_figure,
     draw_pixels,
-    empty_figure,
     paint,
 )
-from raypixel.diagrams.fields import Field, field_of_config
-from raypixel.diagrams.gradients import (
+from raypixel.figures.fields import (
+    Field,
     build_diagram_model,
+    field_of_config,
     random_inputs,
     redraw,
     weighted_gradient,
@@ -130,7 +131,7 @@ def draw_transitions(growths: Sequence[Growth], num_layers: Sequence[int]) -> "F
     """Draw one row for each model, 2.1 inches a panel with 0.5 for titles and 0.5 for the legend."""
     parts = list(dict.fromkeys(name for growth in growths for name in growth.connections))
     columns = len(num_layers) + len(parts)
-    figure = empty_figure(2.1 * columns + 0.4, 2.1 * len(growths) + 1.0)
+    figure = diagram_figure(2.1 * columns + 0.4, 2.1 * len(growths) + 1.0)
     axes = figure.subplots(len(growths), columns, squeeze=False)
     for growth, row in zip(growths, axes, strict=True):
         _draw_growth(row, growth, num_layers, parts)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raypixel.diagrams.canvas import BLIND, CHANNEL_COLORS, INK, SEEN, empty_figure
+from raypixel.figures.canvas import BLIND, CHANNEL_COLORS, INK, SEEN, diagram_figure, empty_figure
 from raypixel.models import PixelModel
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def draw_distributions(
     """
     channels = len(x)
     width = 4.0 if channels == 1 else 2.8 * channels
-    figure = empty_figure(4.0 + width, max(4.5, 1.5 * len(probabilities) + 0.8))
+    figure = diagram_figure(4.0 + width, max(4.5, 1.5 * len(probabilities) + 0.8))
     figure.suptitle(title, fontsize=12, fontweight="bold", color=INK)
     left, right = cast(Any, figure.subfigures(1, 2, width_ratios=[4.0, width]))
     _draw_image(left.subplots(), x, list(probabilities), num_levels=num_levels)
@@ -181,3 +181,28 @@ def _draw_distribution(ax: "Axes", table: np.ndarray, true_level: int, *, color:
         ax.set_xticks(levels)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def draw_surprise(x: Tensor, nats: Tensor, *, num_levels: int) -> "Figure":
+    """Draw images beside maps of how much each pixel surprises a model, with a color bar in nats.
+
+    Args:
+        x: Levels, (N, C, H, W).
+        nats: Nats of each pixel, summed over channels, (N, H, W).
+        num_levels: K.
+    """
+    count = len(x)
+    pairs = min(4, count)  # image and map, image and map, ..
+    rows = -(-count // pairs)
+    figure = empty_figure(3.2 * pairs + 1, 1.8 * rows + 0.4)
+    axes = figure.subplots(rows, 2 * pairs, squeeze=False).flatten()
+    for axis in axes:
+        axis.set_axis_off()
+    highest = max(float(nats.max()), 1e-6)
+    for k in range(count):
+        image = x[k].permute(1, 2, 0).float() / (num_levels - 1)
+        axes[2 * k].imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+        shown = axes[2 * k + 1].imshow(nats[k].numpy(), cmap="magma", vmin=0, vmax=highest)
+        axes[2 * k + 1].set_title(f"{float(nats[k].sum()):.1f} nats", fontsize=8)
+    figure.colorbar(shown, ax=list(axes), label="nats per pixel", shrink=0.8)
+    return figure

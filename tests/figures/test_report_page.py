@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from raypixel.cli import main
 from raypixel.errors import RaypixelError
-from raypixel.reporting import write_report
-from raypixel.reporting.contents import importance, ranking, two_way
+from raypixel.figures.report_page import write_report
+from raypixel.figures.tables import importance, ranking, two_way
 from raypixel.sweeps.ledger import Ledger, TrialEntry, read_ledger
 
 FACTS = {

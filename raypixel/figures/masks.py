@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from raypixel.diagrams.canvas import BLIND, FUTURE, INK, SEEN, add_legend, empty_figure
+from raypixel.figures.canvas import BLIND, FUTURE, INK, SEEN, add_legend, diagram_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +82,7 @@ def draw_masks(masks: Sequence[LayerMask], *, title: str) -> "Figure":
     """Draw masks side by side, 3.2 inches each (4.2 with color groups) and 1.1 for title and legend, at least two wide."""
     has_colors = any(max(each.mask.shape[:2]) > 1 for each in masks)
     side = 4.2 if has_colors else 3.2
-    figure = empty_figure(side * max(2, len(masks)), side + 1.1)
+    figure = diagram_figure(side * max(2, len(masks)), side + 1.1)
     figure.suptitle(title, fontsize=12, fontweight="bold", color=INK)
     largest = max(max(each.drawn_size) for each in masks)
     for ax, each in zip(figure.subplots(1, len(masks), squeeze=False)[0], masks, strict=True):

@@ -1,4 +1,4 @@
-"""Images that a model is asked about: files, or images of a prepared split, and which of their pixels are observed."""
+"""The images that a command names: files, or images of a prepared split, and which of their pixels are observed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from raypixel.checkpoint import Checkpoint
 from raypixel.data import to_levels
+from raypixel.data.loader import EvalBatches
 from raypixel.data.shown import decode_shown, observed_part, observed_picture, shown_levels
 from raypixel.data.sources.pictures import losses
 from raypixel.data.sources.raw import read_bytes
-from raypixel.errors import ConfigError
+from raypixel.errors import ConfigError, RaypixelError
 from raypixel.evaluation import open_split
-from raypixel.figures import gray_values
+from raypixel.grids import gray_values
 from raypixel.storage import Location
 
 
@@ -82,6 +83,34 @@ def select_images(
     x = x[chosen]
     labels = None if split.class_labels is None else split.class_labels[chosen]
     return Images([f"{split_name}[{k}]" for k in chosen], x, labels)
+
+
+def read_image(
+    checkpoint: Checkpoint, split_name: str, index: int, *, root: Location | None
+) -> tuple[Tensor, int | None, str]:
+    """Read an image of the data that a checkpoint was trained on, at its levels.
+
+    Args:
+        checkpoint: What was trained.
+        split_name: "train", "val" or "test".
+        index: Of the image.
+        root: Folder of prepared data sets; None for the one used in training.
+
+    Returns:
+        The image (C, H, W), its class where there are classes, and the name of the data set.
+
+    Raises:
+        DataError: The data set is not prepared.
+        RaypixelError: Its images do not fit the model, or it has no such image.
+    """
+    split, data, manifest = open_split(checkpoint, split_name, root=root)
+    if index >= len(split):
+        raise RaypixelError(
+            f"--index must be below {len(split):,}, the images of {data.name} {split_name}, got {index:,}"
+        )
+    x = EvalBatches(split, data, manifest, batch_size=1).images[index]  # as it is evaluated
+    label = None if split.class_labels is None else int(split.class_labels[index])
+    return x, label, data.name
 
 
 def _positions(index: str | None, count: int, split_name: str) -> list[int]:

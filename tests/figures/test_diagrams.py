@@ -6,10 +6,10 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from raypixel import diagrams
 from raypixel.checkpoint import ModelInfo, Snapshot, write_checkpoint
 from raypixel.cli import main
-from raypixel.diagrams import canvas
+from raypixel.figures import canvas, distributions, fields
+from raypixel.figures.masks import draw_masks, layer_masks
 from raypixel.models import PixelModel, build_model, model_classes
 from raypixel.models.pixelcnn import PixelCNN
 from raypixel.nn.likelihoods import nll_nats
@@ -17,7 +17,7 @@ from tests.contract import VARIANTS, labels_for, random_model
 from tests.receptive_fields import receptive_field
 
 SMALL = {"hidden_size": 6, "output_size": 8}
-DPI = diagrams.DOTS_PER_INCH
+DPI = canvas.DOTS_PER_INCH
 
 
 def invoke(*arguments: str):
@@ -46,8 +46,8 @@ def checkpoint(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 def test_computed_field_is_the_one_the_model_promises(config):
     shape, row, column = (3, 6, 7), 4, 5
-    model = diagrams.build_diagram_model(config, shape)
-    field = diagrams.field_of_config(config, shape, row=row, column=column, title="x")
+    model = fields.build_diagram_model(config, shape)
+    field = fields.field_of_config(config, shape, row=row, column=column, title="x")
     assert torch.equal(field.seen, receptive_field(model, row, column))
     assert not field.leaks.any()
     assert torch.equal(field.blind, field.earlier & ~field.seen)
@@ -58,7 +58,7 @@ def test_computed_field_is_the_one_the_model_promises(config):
 def test_computed_field_of_pixelcnn_is_its_wedge(num_layers, position):
     config = PixelCNN.Config(**SMALL, num_layers=num_layers, first_kernel_size=3)
     row, column = position
-    gradient = diagrams.random_mean_gradient(config, (1, 8, 11), row=row, column=column)
+    gradient = fields.random_mean_gradient(config, (1, 8, 11), row=row, column=column)
     model = build_model(config, image_shape=(1, 8, 11), num_levels=4)
     assert torch.equal(gradient != 0, receptive_field(model, row, column))
 
@@ -68,7 +68,7 @@ def test_mean_gradient_is_that_of_finite_differences():
     config = PixelCNN.Config(**SMALL, num_layers=0, first_kernel_size=3)
     model = random_model(config, image_shape=(1, 4, 5), num_levels=4)
     with torch.enable_grad():
-        gradient = diagrams.mean_gradient(model, 2, 3, num_inputs=1, seed=5)
+        gradient = fields.mean_gradient(model, 2, 3, num_inputs=1, seed=5)
     generator = torch.Generator().manual_seed(5)
     x = torch.randint(0, 4, (1, 1, 4, 5), generator=generator).double()
     output = model(x)[:, :, :, 2, 3]
@@ -94,9 +94,9 @@ class _Leaky(PixelModel):
 
 
 def test_a_leak_is_found():
-    field = diagrams.field_of_model(_Leaky(), 1, 1, title="leaky")
+    field = fields.field_of_model(_Leaky(), 1, 1, title="leaky")
     assert field.leaks.nonzero().tolist() == [[1, 2]]
-    labels = [text.get_text() for text in diagrams.draw_receptive_fields([field]).legends[0].texts]
+    labels = [text.get_text() for text in fields.draw_receptive_fields([field]).legends[0].texts]
     assert "LEAK: future pixel seen" in labels
 
 
@@ -105,13 +105,13 @@ def test_an_order_of_the_models_own_decides_what_is_earlier():
     model.generation_order = lambda: sorted(
         itertools.product(range(4), range(4)), key=lambda ij: (-ij[0], ij[1])
     )
-    earlier = diagrams.earlier_pixels(model, 2, 1)
+    earlier = fields.earlier_pixels(model, 2, 1)
     assert earlier.int().tolist() == [[0] * 4, [0] * 4, [1, 0, 0, 0], [1] * 4]
 
 
 def test_widths_that_were_asked_for_are_kept():
     config = PixelCNN.Config(hidden_size=20, num_layers=1)
-    model = diagrams.build_diagram_model(config, (1, 4, 4))
+    model = fields.build_diagram_model(config, (1, 4, 4))
     assert (model.config.hidden_size, model.config.output_size) == (20, 12)
 
 
@@ -123,7 +123,7 @@ def test_masks_are_the_modules_own(channels):
     config = PixelCNN.Config(**SMALL, num_layers=2, use_skip=True)
     model = build_model(config, image_shape=(channels, 5, 5), num_levels=4)
     modules = dict(model.named_modules())
-    masks = diagrams.layer_masks(model)
+    masks = layer_masks(model)
     assert [(each.mask_type, each.kernel_size) for each in masks] == [
         ("A", (7, 7)),
         ("B", (1, 1)),
@@ -144,8 +144,8 @@ def test_masks_are_the_modules_own(channels):
 def test_drawn_cells_have_the_color_of_their_mask(channels):
     config = PixelCNN.Config(**SMALL, num_layers=1)
     model = build_model(config, image_shape=(channels, 5, 5), num_levels=4)
-    masks = diagrams.layer_masks(model)
-    figure = diagrams.draw_masks(masks, title="x")
+    masks = layer_masks(model)
+    figure = draw_masks(masks, title="x")
     colors = {1: canvas.SEEN, 0: canvas.BLIND, None: canvas.FUTURE}
     for ax, each in zip(figure.axes, masks, strict=True):
         rows, columns = each.kernel_size
@@ -176,7 +176,7 @@ def test_distributions_sum_to_one_and_multiply_to_the_likelihood(config, channel
     labels = labels_for(model, 1)
     nats = 0.0
     for i, j in itertools.product(range(2), range(3)):
-        table = diagrams.level_probabilities(model, x, (i, j), class_label=0)
+        table = distributions.level_probabilities(model, x, (i, j), class_label=0)
         assert table.shape == (channels, num_levels)
         assert table.sum(1).tolist() == pytest.approx([1.0] * channels, abs=1e-12)
         nats -= sum(math.log(table[c, int(x[c, i, j])]) for c in range(channels))
@@ -192,7 +192,7 @@ def test_the_true_level_is_marked_in_every_panel(channels, num_levels):
     tables = {
         place: torch.rand(channels, num_levels, generator=generator) for place in [(0, 5), (3, 2)]
     }
-    figure = diagrams.draw_distributions(x, tables, num_levels=num_levels, title="x")
+    figure = distributions.draw_distributions(x, tables, num_levels=num_levels, title="x")
     _image, *panels = figure.axes
     places = list(itertools.product(tables, range(channels)))
     assert len(panels) == len(places)
@@ -214,7 +214,7 @@ def test_telling_positions_go_from_surprising_to_expected():
     config = PixelCNN.Config(**SMALL, num_layers=1)
     model = random_model(config, image_shape=(3, 6, 5), num_levels=4)
     x = torch.randint(0, 4, (3, 6, 5), generator=torch.Generator().manual_seed(0))
-    chosen = diagrams.telling_positions(model, x, count=4)
+    chosen = distributions.telling_positions(model, x, count=4)
     assert len(set(chosen)) == 4
     with torch.no_grad():
         nats = model.likelihood.nll_map(model(x[None]), x[None]).sum(1)[0]

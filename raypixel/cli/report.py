@@ -6,7 +6,7 @@ import click
 
 from raypixel.cli.progress import say
 from raypixel.cli.runs import RUNS_OPTION, shown_path
-from raypixel.storage import Location, location
+from raypixel.storage import Location, existing
 
 
 @click.command()
@@ -30,8 +30,5 @@ def report(sweep: str, out: Path | None, runs: Location) -> None:
     """
     from raypixel.figures.report_page import write_report
 
-    place = location(sweep)
-    if isinstance(place, Path) and not place.exists():
-        place = runs / sweep
-    markdown, html = write_report(place, out, say=say)
+    markdown, html = write_report(existing(sweep, runs), out, say=say)
     say(f"report {shown_path(html)} and {shown_path(markdown)}")

@@ -35,6 +35,7 @@ from raypixel.runs.events import (
     fetch_events,
     following,
     put_events,
+    read_events,
 )
 from raypixel.runs.lease import lease
 from raypixel.runs.origin import origin_of_code
@@ -204,6 +205,10 @@ class Run:
         append_event(self.folder, event)
         if self._remote is not None:
             put_events(self.folder, self._remote, None)
+
+    def events(self) -> list[Event]:
+        """Return all its events that this machine has."""
+        return read_events(self.folder)[0]
 
     def fetch_events(self) -> None:
         """Bring the file of its events on this machine up to date."""

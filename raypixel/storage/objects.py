@@ -9,7 +9,7 @@ from typing import Any
 
 from raypixel.errors import StorageError
 from raypixel.storage.connection import connect, problem
-from raypixel.storage.places import Location, Remote
+from raypixel.storage.places import Location, Remote, location
 
 _CHUNK = 8 << 20
 _ATTEMPTS = 10
@@ -145,6 +145,12 @@ def names_in(place: Location) -> set[str]:
 def exists(place: Location) -> bool:
     """Return whether there is a file or folder, or any object below a place."""
     return place.exists() if isinstance(place, Path) else bool(list_files(place))
+
+
+def existing(text: str, folder: Location) -> Location:
+    """Return the place that a text names: a path or address, or else what has this name in a folder."""
+    place = location(text)
+    return place if isinstance(place, Remote) or place.exists() else folder / text
 
 
 def modified(remote: Remote) -> datetime | None:

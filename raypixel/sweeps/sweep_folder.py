@@ -29,13 +29,13 @@ from raypixel.errors import CheckpointError, StorageError
 from raypixel.evaluation import histogram_baseline, uniform_baseline
 from raypixel.experiment import parse_experiment
 from raypixel.runs.lease import OBJECT as LEASE
+from raypixel.runs.origin import origin_of_code
 from raypixel.runs.remote import fetch_sweep
 from raypixel.runs.run import LOCK, differences
 from raypixel.storage import Location
 from raypixel.sweeps.ledger import FILE_NAME, Ledger, read_ledger
+from raypixel.sweeps.publish import SWEEP_FILE
 from raypixel.sweeps.trials import Sweep, Trial
-
-SWEEP_FILE = "sweep.yaml"
 
 
 def open_ledger(sweep: Sweep, place: Location, *, is_resumed: bool) -> Ledger:
@@ -58,6 +58,7 @@ def _open(sweep: Sweep, folder: Path, *, is_resumed: bool) -> Ledger:
     }
     facts = {
         "id": uuid.uuid4().hex,
+        "code": origin_of_code(),
         "name": sweep.config.name,
         "description": sweep.config.description,
         "base": block.base,

@@ -12,14 +12,12 @@ from raypixel.data import Manifest, describe_stream
 from raypixel.experiment import ExperimentConfig
 from raypixel.jobs import datasets
 from raypixel.runs import Run, carrying, claim
-from raypixel.runs.origin import origin_of_code
-from raypixel.runs.tracking import Publication, Publisher, Record
+from raypixel.runs.tracking import Publication, Publisher
 from raypixel.storage import Location, absolute
-from raypixel.sweeps.ledger import Ledger
+from raypixel.sweeps.publish import BEST, SWEEP_FILE, record_of_sweep
 from raypixel.sweeps.ranking import RankedConfiguration, rank
 from raypixel.sweeps.search import open_search
 from raypixel.sweeps.sweep_folder import (
-    SWEEP_FILE,
     drop_unbegun,
     known_trials,
     note_data,
@@ -33,8 +31,6 @@ from raypixel.sweeps.tuning import tune_trials
 from raypixel.train import ray_cluster
 
 SPLITS = ("train", "val", "test")
-BEST = ("best_trial", "best_folder")
-"""Names of the facts about the best trial, in trials.json and, behind `raypixel.`, in MLflow's tags."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ def run_sweep(
         ledger.facts |= {"command": command, "finished": None}
         with ray_cluster.cluster(address):
             published = publisher()
-            parent = published.follow_sweep(lambda: _record_of(sweep, ledger))
+            parent = published.follow_sweep(lambda: record_of_sweep(ledger))
 
             def begin(trial: Trial, config: ExperimentConfig, run: Run, run_id: str) -> None:
                 run.begin(config, manifest, resume=True, run_id=run_id)
@@ -153,18 +149,6 @@ def _run(
         return tune_trials(states, search, manifest, staged, warn=warn)
     finally:
         states.close()
-
-
-def _record_of(sweep: Sweep, ledger: Ledger) -> Record:
-    """Return what MLflow is told of a sweep: its file, and the best trial once there is one."""
-    best = {f"raypixel.{key}": str(ledger.facts[key]) for key in BEST if key in ledger.facts}
-    return Record(
-        ledger.home.name,
-        str(ledger.facts["id"]),
-        sweep.config.model_dump(mode="json", exclude_unset=True),
-        {"raypixel.kind": "sweep", "raypixel.folder": str(ledger.home), **origin_of_code(), **best},
-        files=((ledger.folder / SWEEP_FILE, None),),
-    )
 
 
 def _rank(sweep: Sweep, states: TrialStates, *, is_complete: bool) -> SweepResult:

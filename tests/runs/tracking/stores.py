@@ -69,7 +69,8 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        for _ in range(300):
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
                     return

@@ -143,7 +143,7 @@ def npz(response) -> dict[str, np.ndarray]:
     return dict(np.load(io.BytesIO(response.content), allow_pickle=False))
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=60.0):
     """Assert that a condition comes true in time."""
     deadline = time.monotonic() + seconds
     while not condition():

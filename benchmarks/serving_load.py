@@ -26,7 +26,7 @@ from raypixel.experiment import load_experiment
 from raypixel.models import build_model
 from raypixel.sampling import image_seeds, sample
 from raypixel.serving.answers import NPZ, arrays
-from raypixel.serving.launch import local_options
+from raypixel.serving.launch import Launch, local_options
 from raypixel.serving.settings import Settings
 from raypixel.train.ray_cluster import cluster
 
@@ -66,7 +66,7 @@ def service(path: Path, *, slots: int = SLOTS) -> Iterator[str]:
         from raypixel.serving import app
 
         settings = Settings(models={path.name: str(path)}, num_slots=slots)
-        app.start(settings, host="127.0.0.1", port=port, options=local_options(1))
+        app.start(Launch(settings, port=port, options=local_options(1)))
         try:
             yield f"http://127.0.0.1:{port}"
         finally:

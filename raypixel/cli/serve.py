@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,13 +104,7 @@ def serve(
         if check:
             click.echo(f"{config}: is a service of {', '.join(launch.settings.models)}")
             return
-        launch = Launch(
-            launch.settings,
-            host or launch.host,
-            port or launch.port,
-            launch.options,
-            launch.http_options,
-        )
+        launch = replace(launch, host=host or launch.host, port=port or launch.port)
     else:
         if check:
             raise ConfigError("--check must be given with --config, got none")
@@ -131,21 +126,15 @@ def _serve(launch: "Launch", address: str | None) -> None:
     from raypixel.train.ray_cluster import cluster
 
     is_local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
-    settings = absolute(launch.settings)
     check(launch, is_local=is_local, environment=os.environ)
-    say(f"starting {', '.join(settings.models)} ...")
+    launch = absolute(launch)
+    say(f"starting {', '.join(launch.settings.models)} ...")
     with _interrupted_by_signals(), ExitStack() as quiet, cluster(address):
         from raypixel.serving import app
 
         try:
             with _interrupted_by_signals():  # Ray has put its own handler in place of ours
-                handle = app.start(
-                    settings,
-                    host=launch.host,
-                    port=launch.port,
-                    options=launch.options,
-                    http_options=launch.http_options,
-                )
+                handle = app.start(launch)
         except RuntimeError as error:
             app.stop()
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -159,7 +148,7 @@ def _serve(launch: "Launch", address: str | None) -> None:
                 while not stop.wait(1.0):
                     pass
                 say("finishing what was accepted; once more ends it at once")
-                _finish(handle, timeout_s=settings.limits.timeout_s + 10)
+                _finish(handle, timeout_s=launch.settings.limits.timeout_s + 10)
         finally:
             quiet.enter_context(_without_output())
             app.stop()

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from raypixel.config import parse
 from raypixel.serving.autoscaling import METRIC
 from raypixel.serving.http import create_app
-from raypixel.serving.launch import fetch_registered
+from raypixel.serving.launch import Launch, fetch_registered
 from raypixel.serving.metrics import metric_name
 from raypixel.serving.replica import Replica
 from raypixel.serving.serve_config import DEPLOYMENT
@@ -102,29 +102,14 @@ def build(args: dict[str, Any]) -> serve.Application:
     return Endpoint.bind(args)  # type: ignore[attr-defined]
 
 
-def start(
-    settings: Settings,
-    *,
-    host: str,
-    port: int,
-    options: Mapping[str, Any],
-    http_options: Mapping[str, Any] | None = None,
-) -> Any:
-    """Start the service in the Ray cluster that this process is connected to; return its handle.
-
-    Args:
-        settings: What is served.
-        host: Address to listen on.
-        port: Port to listen on.
-        options: Options of the deployment, such as `num_replicas`.
-        http_options: More of Ray Serve's HTTP options.
-    """
+def start(launch: Launch) -> Any:
+    """Start the service in the Ray cluster that this process is connected to; return its handle."""
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    http = {**(http_options or {}), "host": host, "port": port}
+    http = {**launch.http_options, "host": launch.host, "port": launch.port}
     serve.start(http_options=HTTPOptions(**http), logging_config=quiet)
-    deployment = Endpoint.options(logging_config=quiet, **options)  # type: ignore[attr-defined]
-    application = deployment.bind(settings.model_dump(mode="json"))
+    deployment = Endpoint.options(logging_config=quiet, **launch.options)  # type: ignore[attr-defined]
+    application = deployment.bind(launch.settings.model_dump(mode="json"))
     return serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
 
 

@@ -6,9 +6,9 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -23,25 +23,25 @@ _log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 10.0
 
 
-async def until_gone(receive: Receive) -> None:
-    """Return when the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 class ClientGone(Exception):
     """The client has closed the connection: nobody waits for an answer."""
 
 
-async def while_connected(request: Request, work: Awaitable[Any], timeout_s: float) -> Any:
+async def while_connected(
+    receive: Receive, work: Awaitable[Any], timeout_s: float | None = None
+) -> Any:
     """Return what work gives; cancel it when the client goes, or when the time is over.
 
     Raises:
         ClientGone: The client has gone.
         TimeoutError: The time is over.
     """
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(until_gone(request.receive))
+
+    async def until_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(until_gone())
     try:
         await asyncio.wait({working, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -84,16 +84,10 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         del scope
-        gone = asyncio.ensure_future(until_gone(receive))
-        sending = asyncio.ensure_future(self._send_all(send))
         try:
-            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
+            with suppress(ClientGone):
+                await while_connected(receive, self._send_all(send))
         finally:
-            for task in (sending, gone):
-                task.cancel()
-            await asyncio.gather(sending, gone, return_exceptions=True)
             self._job.cancel()
             await self._end()
 

@@ -98,7 +98,9 @@ def _add_work(app: FastAPI, replica: Replica) -> None:
             body.check(limits)
             async with replica.use(body.model) as (model, engine):
                 x, labels = await body.to_levels(model, limits)
-                nats = await while_connected(request, engine.score(x, labels), limits.timeout_s)
+                nats = await while_connected(
+                    request.receive, engine.score(x, labels), limits.timeout_s
+                )
         if form == JSON:
             return ScoresAnswer.of(nats, model.answer, per_pixel=body.per_pixel)
         return Response(scores_file(nats, per_pixel=body.per_pixel), media_type=form)
@@ -118,7 +120,7 @@ async def _images(
                 end = stack.pop_all().aclose
                 return EventStream(body, model.answer, job, limits=limits, end=end)
             stack.callback(job.cancel)
-            x = await while_connected(request, job.result(), limits.timeout_s)
+            x = await while_connected(request.receive, job.result(), limits.timeout_s)
     made = (x, model.answer, body, job.images)
     if form == JSON:
         return await asyncio.to_thread(ImagesAnswer.of, *made)

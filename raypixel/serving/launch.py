@@ -4,7 +4,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +119,15 @@ def fetch_registered(uri: str) -> Path:
     return fetch_model(uri, Path(tempfile.gettempdir()) / f"raypixel-models-{os.getuid()}")
 
 
-def absolute(settings: Settings) -> Settings:
-    """Return settings whose paths do not depend on the working folder: replicas have another one."""
+def absolute(launch: Launch) -> Launch:
+    """Return a launch whose paths do not depend on the working folder: replicas have another one."""
+    settings, file = launch.settings, launch.settings.api_keys_file
     models = {
         name: source if source.startswith(("models:/", "s3:/")) else str(Path(source).absolute())
         for name, source in settings.models.items()
     }
-    file = settings.api_keys_file
     changes = {"models": models, "api_keys_file": None if file is None else file.absolute()}
-    return settings.model_copy(update=changes)
+    return replace(launch, settings=settings.model_copy(update=changes))
 
 
 def local_options(num_replicas: int) -> dict[str, Any]:

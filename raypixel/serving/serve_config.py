@@ -60,10 +60,12 @@ def check_serve_config(mapping: dict[str, Any], *, where: str) -> dict[str, Any]
     return mapping
 
 
-Problem = tuple[tuple[str, ...], str]
+LocatedProblem = tuple[tuple[str, ...], str]
 
 
-def _application_problems(application: dict[str, Any], loc: tuple[str, ...]) -> Iterator[Problem]:
+def _application_problems(
+    application: dict[str, Any], loc: tuple[str, ...]
+) -> Iterator[LocatedProblem]:
     if application.get("import_path") != IMPORT_PATH:
         return  # another program's
     try:
@@ -92,7 +94,9 @@ def _timeout_s(application: dict[str, Any]) -> float:
     return float(given) if isinstance(given, int | float) else Limits().timeout_s
 
 
-def _unknown_keys(value: Any, model: type[BaseModel], loc: tuple[str, ...]) -> Iterator[Problem]:
+def _unknown_keys(
+    value: Any, model: type[BaseModel], loc: tuple[str, ...]
+) -> Iterator[LocatedProblem]:
     """Walk a mapping beside the schema's fields."""
     if not isinstance(value, Mapping):
         return
@@ -115,7 +119,9 @@ def _unknown_keys(value: Any, model: type[BaseModel], loc: tuple[str, ...]) -> I
             yield from _unknown_keys(inner, nested, (*loc, str(key)))
 
 
-def _unknown_of_environment(value: Mapping[str, Any], loc: tuple[str, ...]) -> Iterator[Problem]:
+def _unknown_of_environment(
+    value: Mapping[str, Any], loc: tuple[str, ...]
+) -> Iterator[LocatedProblem]:
     from ray.runtime_env import RuntimeEnv
 
     for key in value:
@@ -133,7 +139,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models(part)
 
 
-def _wrong_values(mapping: dict[str, Any], deploy: type[BaseModel]) -> Iterator[Problem]:
+def _wrong_values(mapping: dict[str, Any], deploy: type[BaseModel]) -> Iterator[LocatedProblem]:
     try:
         deploy.model_validate(mapping)
     except ValidationError as error:

@@ -25,15 +25,15 @@ from raypixel.serving.job import (
     JobCancelled,
     NotAccepting,
     QueueFull,
-    Rows,
     WaitingImages,
+    WrittenRows,
     check_image,
 )
 from raypixel.serving.stats import EngineStats
-from raypixel.serving.stepper import Step, Stepper, StepResult
+from raypixel.serving.stepper import StepInput, Stepper, StepResult
 
 __all__ = [
-    "Engine", "EngineStats", "Finished", "Image", "Job", "JobCancelled", "NotAccepting", "QueueFull", "Rows",
+    "Engine", "EngineStats", "Finished", "Image", "Job", "JobCancelled", "NotAccepting", "QueueFull", "WrittenRows",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -217,7 +217,7 @@ class Engine:
         self._count_waiting()
         streamed = frozenset(slot for slot, (job, _) in self._places.items() if job.streams_rows)
         span = WATCHED_S if streamed else QUIET_S
-        step = Step(released, admitted, streamed, span, is_crowded=bool(self._waiting))
+        step = StepInput(released, admitted, streamed, span, is_crowded=bool(self._waiting))
         stepper, started = self._stepper, time.perf_counter()
         result = await self._in_thread(lambda: stepper.step(step))
         self._tell(result)
@@ -228,7 +228,7 @@ class Engine:
         """Pass an result on; slots that were cancelled meanwhile are in no place any more."""
         for slot, row, levels in result.rows:
             if place := self._places.get(slot):
-                place[0].tell(Rows(place[1], row, levels))
+                place[0].tell(WrittenRows(place[1], row, levels))
         for slot, levels in result.finished:
             if place := self._leave(slot):
                 self.stats.images += 1

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from raypixel.serving.answers import ImagesAnswer, Problem, problems
-from raypixel.serving.engine import Job, Rows
+from raypixel.serving.engine import Job, WrittenRows
 from raypixel.serving.replica import ModelAnswer
 from raypixel.serving.requests import ImagesRequest
 from raypixel.serving.settings import Limits
@@ -130,7 +130,7 @@ class EventStream(Response):
         async def gather() -> None:
             try:
                 async for event in self._job.events():
-                    if isinstance(event, Rows):
+                    if isinstance(event, WrittenRows):
                         ready.append(_event("rows", _rows(event)))
                         news.set()
             finally:
@@ -163,7 +163,7 @@ class EventStream(Response):
             await asyncio.gather(gathering, return_exceptions=True)
 
 
-def _rows(rows: Rows) -> dict[str, Any]:
+def _rows(rows: WrittenRows) -> dict[str, Any]:
     levels = rows.levels.contiguous().numpy().tobytes()
     return {
         "image": rows.image,

@@ -38,7 +38,7 @@ class JobCancelled(ServingError):
 
 
 @dataclass(frozen=True)
-class Rows:
+class WrittenRows:
     """Rows of an image that are complete.
 
     Attributes:
@@ -115,7 +115,7 @@ class Job:
         self._levels = torch.zeros(len(images), *image_shape, dtype=torch.uint8)
         self._num_missing = len(images)
         self._submitted = time.monotonic()
-        self._events: asyncio.Queue[Rows | Finished | None] = asyncio.Queue()
+        self._events: asyncio.Queue[WrittenRows | Finished | None] = asyncio.Queue()
         self._ended = asyncio.Event()
         self._error: Exception | None = None
 
@@ -124,7 +124,7 @@ class Job:
         """Whether all images are there, or none will come any more."""
         return self._ended.is_set()
 
-    async def events(self) -> AsyncIterator[Rows | Finished]:
+    async def events(self) -> AsyncIterator[WrittenRows | Finished]:
         """Yield rows and images as they come; for one reader.
 
         Raises:
@@ -160,7 +160,7 @@ class Job:
         self.queue_wait_s = time.monotonic() - self._submitted
         return self.queue_wait_s
 
-    def tell(self, event: Rows | Finished) -> None:
+    def tell(self, event: WrittenRows | Finished) -> None:
         """Report an event to the reader."""
         self._events.put_nowait(event)
         if isinstance(event, Finished):

@@ -21,7 +21,7 @@ from raypixel.sampling import CachedSampler, Image
 
 
 @dataclass(frozen=True)
-class Step:
+class StepInput:
     """What a step is to do.
 
     Attributes:
@@ -82,7 +82,7 @@ class Stepper:
         self._advance(max(1, slots.stages[0].plan.width - 1))
         slots.release(0)
 
-    def step(self, step: Step) -> StepResult:
+    def step(self, step: StepInput) -> StepResult:
         """Carry out a step; an error of the model is part of the result."""
         result = StepResult()
         for slot in step.released:
@@ -149,7 +149,7 @@ class Stepper:
             if num_rows:
                 self._slots.prefill(group)
 
-    def _num_pixels(self, step: Step) -> int:
+    def _num_pixels(self, step: StepInput) -> int:
         slots, remaining, active = self._slots, [], 0
         for number, stage in enumerate(slots.stages):
             here = np.flatnonzero(slots.stage == number)

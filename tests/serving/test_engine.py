@@ -17,7 +17,7 @@ from raypixel.serving.engine import (
     JobCancelled,
     NotAccepting,
     QueueFull,
-    Rows,
+    WrittenRows,
 )
 from raypixel.serving.stepper import Stepper
 from tests.contract import random_model, tiny_options
@@ -134,7 +134,7 @@ def test_rows_come_in_order_and_make_up_the_images(kind):
         job = engine.submit(images_of(1, 5), streams_rows=True)
         rows, whole = {k: [] for k in range(5)}, {}
         async for event in job.events():
-            if isinstance(event, Rows):
+            if isinstance(event, WrittenRows):
                 assert event.image not in whole
                 assert event.row == sum(part.shape[1] for part in rows[event.image])
                 rows[event.image].append(event.levels)
@@ -154,7 +154,7 @@ async def test_rows_of_one_image_come_in_several_events(start):
     model = model_of("pixelcnn", image_shape=(1, 64, 64))
     engine = await start(model, num_slots=16)
     job = engine.submit(images_of(1, 16), streams_rows=True)
-    seen = [event.image async for event in job.events() if isinstance(event, Rows)]
+    seen = [event.image async for event in job.events() if isinstance(event, WrittenRows)]
     assert len(seen) > 2 * 16
 
 

@@ -6,7 +6,6 @@ another with `base: NAME_OR_PATH` and say only what differs.
 
 import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from raypixel.config import Frozen, apply_overrides, load_yaml, parse, parse_yaml
 from raypixel.data import DataConfig, Manifest, num_levels_of
-from raypixel.errors import ConfigError, did_you_mean
+from raypixel.errors import ConfigError
 from raypixel.models import (
     ModelConfig,
     PixelModel,
@@ -23,6 +22,7 @@ from raypixel.models import (
     validate_model_config,
 )
 from raypixel.optimization import TrainingConfig
+from raypixel.recipes import recipe_text
 
 
 def _num_workers(value: Any) -> Any:
@@ -118,30 +118,6 @@ def check_model(config: ExperimentConfig, manifest: Manifest) -> None:
         ConfigError: The options do not fit the images.
     """
     build_experiment_model(config, manifest)
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the packaged recipes, sorted."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in resources.files("raypixel.recipes").iterdir()
-        if entry.name.endswith(".yaml")
-    )
-
-
-def recipe_text(name: str) -> str:
-    """Return the YAML text of a packaged recipe.
-
-    Raises:
-        ConfigError: There is no such recipe.
-    """
-    names = recipe_names()
-    if name not in names:
-        raise ConfigError(
-            f"recipe must be one of {', '.join(names)} or a path to a YAML file, "
-            f"got {name!r}{did_you_mean(name, names)}"
-        )
-    return resources.files("raypixel.recipes").joinpath(f"{name}.yaml").read_text("utf-8")
 
 
 def load_experiment(

@@ -134,7 +134,8 @@ def test_models_lists_every_option_with_its_meaning():
 
 
 def test_a_shown_recipe_is_a_file_that_trains_the_same(tmp_path):
-    from raypixel.experiment import load_experiment, recipe_names
+    from raypixel.experiment import load_experiment
+    from raypixel.recipes import recipe_names
 
     assert len(recipe_names()) >= 5
     for name in recipe_names():
@@ -181,3 +182,22 @@ def test_train_evaluate_and_sample_work_together(tmp_path, private_mlflow, digit
     refused = invoke("evaluate", "runs/one")
     assert refused.exit_code == 1
     assert "is truncated or altered" in refused.stderr
+
+
+def test_recipes_are_listed_as_they_are_loaded():
+    from raypixel.experiment import load_experiment
+    from raypixel.recipes import recipe_names, recipe_summary
+
+    for name in recipe_names():
+        config = load_experiment(name)
+        told = [config.name, config.model.kind, config.data.name, config.description]
+        assert recipe_summary(name) == told
+
+
+@pytest.mark.parametrize("arguments", [["recipes"], ["recipes", "show", "digits_pixelcnn"]])
+def test_recipes_need_no_torch(arguments):
+    code = (
+        "import sys\nfrom raypixel.cli import main\n"
+        f"main({arguments}, standalone_mode=False)\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

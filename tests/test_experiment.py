@@ -11,11 +11,10 @@ from raypixel.experiment import (
     load_experiment,
     load_experiment_mapping,
     parse_experiment,
-    recipe_names,
-    recipe_text,
     relevant_options,
 )
 from raypixel.models import model_classes
+from raypixel.recipes import recipe_names, recipe_text
 from tests.contract import labels_for
 
 every_recipe = pytest.mark.parametrize("recipe", recipe_names())

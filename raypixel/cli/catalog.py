@@ -116,10 +116,9 @@ def prepare(
 def recipes(ctx: click.Context) -> None:
     """List the packaged experiments; `recipes show NAME` prints one."""
     if ctx.invoked_subcommand is None:
-        from raypixel.experiment import load_experiment, recipe_names
+        from raypixel.recipes import recipe_names, recipe_summary
 
-        configs = [load_experiment(name) for name in recipe_names()]
-        rows = [[c.name, c.model.kind, c.data.name, c.description] for c in configs]
+        rows = [recipe_summary(name) for name in recipe_names()]
         table(["recipe", "model", "data", "description"], rows)
 
 
@@ -127,7 +126,7 @@ def recipes(ctx: click.Context) -> None:
 @click.argument("name")
 def show_recipe(name: str) -> None:
     """Print a recipe's YAML: a file to copy and change, then `raypixel train FILE`."""
-    from raypixel.experiment import recipe_text
+    from raypixel.recipes import recipe_text
 
     click.echo(recipe_text(name), nl=False)
 

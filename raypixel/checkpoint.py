@@ -15,6 +15,7 @@ a training is a function of (seed, epoch, step), see `raypixel.training`.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,8 +32,19 @@ from raypixel.errors import CheckpointError, ConfigError, RaypixelError
 from raypixel.models import PixelModel, build_model, validate_model_config
 from raypixel.storage import Location, Remote
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ_VERSIONS = (1, 2)
 INDEX = "checkpoint.json"
+_RENAMED = (
+    (r"blocks\.(\d+)\.narrow\.0\.", r"stack.layers.\1.norm."),
+    (r"blocks\.(\d+)\.narrow\.2\.", r"stack.layers.\1.narrow."),
+    (r"blocks\.(\d+)\.widen\.1\.", r"stack.layers.\1.widen."),
+    (r"(?:blocks|layers)\.", "stack.layers."),
+    (r"skips\.convolutions\.", "stack.skips."),
+    (r"head\.layers\.1\.", "stack.head.first."),
+    (r"head\.layers\.3\.", "stack.head.last."),
+)
+"""Beginnings of weights' names in version 1, and what they are now; the first that fits counts."""
 _FILES = ("model.safetensors", "training.safetensors", "config.yaml", "state.json")
 
 
@@ -77,12 +89,14 @@ class Checkpoint:
         info: What its model is.
         state: Where its training stands.
         origin: The place in storage of which `path` is a copy.
+        format_version: With which version it was written.
     """
 
     path: Path
     info: ModelInfo
     state: Mapping[str, Any]
     origin: Remote | None = None
+    format_version: int = FORMAT_VERSION
 
     @property
     def where(self) -> Location:
@@ -102,7 +116,7 @@ class Checkpoint:
                 num_levels=self.info.num_levels,
                 num_classes=self.info.num_classes,
             )
-            model.load_state_dict(_load_tensors(self.path / "model.safetensors"))
+            model.load_state_dict(self.weights())
         except (RuntimeError, ValueError, KeyError, ConfigError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
@@ -112,11 +126,17 @@ class Checkpoint:
 
     def training_tensors(self) -> dict[str, Tensor]:
         """Return the tensors of `Snapshot.tensors`."""
-        return _load_tensors(self.path / "training.safetensors")
+        return self._tensors("training.safetensors")
 
     def weights(self) -> dict[str, Tensor]:
         """Return the tensors of `Snapshot.weights`."""
-        return _load_tensors(self.path / "model.safetensors")
+        return self._tensors("model.safetensors")
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        tensors = _load_tensors(self.path / name)
+        if self.format_version == FORMAT_VERSION:
+            return tensors
+        return {_renamed(name): tensor for name, tensor in tensors.items()}
 
 
 def write_checkpoint(path: Path, snapshot: Snapshot, info: ModelInfo) -> None:
@@ -173,15 +193,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         index = json.loads((path / INDEX).read_text())
         version, is_ours = index["format_version"], index["format"] == "raypixel-checkpoint"
-        entries = index["files"] if is_ours and version == FORMAT_VERSION else {}
+        entries = index["files"] if is_ours and version in _READ_VERSIONS else {}
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
     except FileNotFoundError:
         raise CheckpointError(f"{path}: is not a raypixel checkpoint, {INDEX} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path}: is damaged, {INDEX} cannot be read") from None
-    if not is_ours or version != FORMAT_VERSION:
+    if not is_ours or version not in _READ_VERSIONS:
         raise CheckpointError(
-            f"{path}: format_version must be {FORMAT_VERSION}, got {version!r} "
+            f"{path}: format_version must be at most {FORMAT_VERSION}, got {version!r} "
             "(written by another version of raypixel?)"
         )
     for name in _FILES:
@@ -200,7 +220,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: is damaged, config.yaml or state.json is not ours"
         ) from None
-    return Checkpoint(path, info, state)
+    return Checkpoint(path, info, state, format_version=version)
+
+
+def _renamed(name: str) -> str:
+    """Return today's name of a tensor of a checkpoint of version 1, also of a raw weight or of a part of `multiscale`."""
+    inside = re.match(r"(raw\.|base\.|conditional\.)*", name)
+    assert inside is not None
+    prefix, name = name[: inside.end()], name[inside.end() :]
+    for old, new in _RENAMED:
+        if re.match(old, name):
+            return prefix + re.sub(old, new, name, count=1)
+    return prefix + name
 
 
 class CheckpointStore:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from raypixel.checkpoint import (
     Checkpoint,
@@ -104,13 +105,59 @@ def test_a_checkpoint_holds_its_files_and_no_pickle(path):
     assert sorted(file.name for file in path.iterdir()) == FILES
     assert list(path.parent.iterdir()) == [path]
     for file in path.iterdir():
-        assert b"\x80\x04" not in file.read_bytes()[:2]  # no pickle protocol
-    assert json.loads((path / "checkpoint.json").read_text())["format_version"] == 1
+        # neither a pickle with its frame nor what torch.save writes; a safetensors header of 1,152 bytes begins with 80 04 too
+        assert not file.read_bytes().startswith((b"\x80\x04\x95", b"PK"))
+    assert json.loads((path / "checkpoint.json").read_text())["format_version"] == 2
 
 
 def test_a_copied_checkpoint_is_as_good(path, tmp_path):
     shutil.copytree(path, tmp_path / "copy")
     assert read_checkpoint(tmp_path / "copy").info == INFO
+
+
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [
+        ("first.weight", "first.weight"),
+        ("stack.layers.0.norm.weight", "blocks.0.narrow.0.weight"),
+        ("stack.layers.11.narrow.bias", "blocks.11.narrow.2.bias"),
+        ("stack.layers.0.look.weight", "blocks.0.look.weight"),
+        ("stack.layers.0.widen.weight", "blocks.0.widen.1.weight"),
+        ("stack.layers.3.recurrence.weight_up", "blocks.3.recurrence.weight_up"),
+        ("stack.layers.3.input_to_state.bias", "blocks.3.input_to_state.bias"),
+        ("stack.layers.2.vertical.convolution.weight", "layers.2.vertical.convolution.weight"),
+        ("stack.skips.0.weight", "skips.convolutions.0.weight"),
+        ("stack.head.first.weight", "head.layers.1.weight"),
+        ("raw.stack.head.last.bias", "raw.head.layers.3.bias"),
+        ("base.base.stack.layers.0.classes.weight", "base.base.layers.0.classes.weight"),
+        ("raw.conditional.stack.skips.4.bias", "raw.conditional.skips.convolutions.4.bias"),
+        ("upsample.layers.0.weight", "upsample.layers.0.weight"),
+        ("optimizer.7.square_avg", "optimizer.7.square_avg"),
+    ],
+)
+def test_tensors_of_version_1_are_read_under_their_present_names(path, name, old):
+    save_file({old: torch.tensor([1.0, 2.0])}, path / "training.safetensors")
+    reseal(path, format_version=1)
+    assert list(read_checkpoint(path).training_tensors()) == [name]
+    reseal(path, format_version=2)
+    assert list(read_checkpoint(path).training_tensors()) == [old]
+
+
+def test_a_model_of_version_1_is_the_same_model(path):
+    old = {
+        name.replace("stack.layers.0", "blocks.0")
+        .replace("0.narrow", "0.narrow.2")
+        .replace("0.widen", "0.widen.1")
+        .replace("stack.skips", "skips.convolutions")
+        .replace("stack.head.first", "head.layers.1")
+        .replace("stack.head.last", "head.layers.3"): weight
+        for name, weight in model_of().state_dict().items()
+    }
+    assert not any(name.startswith("stack.") for name in old)
+    save_file(old, path / "model.safetensors")
+    reseal(path, format_version=1)
+    loaded, x = read_checkpoint(path).load_model(), torch.randint(0, 5, (2, 1, 4, 5))
+    assert torch.equal(loaded(x), model_of()(x))
 
 
 # --- damage
@@ -161,15 +208,17 @@ def test_an_index_that_cannot_be_read_is_refused(path, text):
 
 
 def test_a_newer_version_is_refused(path):
-    reseal(path, format_version=2)
-    text = r"7: format_version must be 1, got 2 \(written by another version of raypixel\?\)$"
+    reseal(path, format_version=3)
+    text = (
+        r"7: format_version must be at most 2, got 3 \(written by another version of raypixel\?\)$"
+    )
     with pytest.raises(CheckpointError, match=text):
         read_checkpoint(path)
 
 
 def test_the_format_of_another_program_is_refused(path):
     reseal(path, format="other")
-    with pytest.raises(CheckpointError, match=r"format_version must be 1"):
+    with pytest.raises(CheckpointError, match=r"format_version must be at most 2"):
         read_checkpoint(path)
 
 

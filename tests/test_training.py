@@ -225,7 +225,7 @@ def test_train_likelihood_of_an_epoch_is_exact_over_uneven_batches(tiny, tmp_pat
 def test_ema_weights_are_validated_and_saved(tiny, tmp_path):
     _, _, model = run(tiny(training__ema_decay=0.99), tmp_path)
     checkpoint = read_checkpoint(tmp_path / "last")
-    name = "head.layers.3.weight"
+    name = "stack.head.last.weight"
     averaged, raw = checkpoint.weights()[name], checkpoint.training_tensors()[f"raw.{name}"]
     assert torch.equal(raw, model.state_dict()[name])
     assert averaged.norm() < raw.norm()  # it starts at zero and lags behind

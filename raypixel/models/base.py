@@ -4,10 +4,12 @@ import itertools
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from raypixel.config import Frozen
+from raypixel.config import Frozen, OddSize
 from raypixel.nn.likelihoods import PixelLikelihood
+from raypixel.nn.norm import Normalization
 from raypixel.nn.plan import Stage
 
 
@@ -27,11 +29,27 @@ class ModelConfig(Frozen):
         return False
 
 
+class StackConfig(ModelConfig):
+    """Options of the architectures that are a first masked convolution and a `ResidualStack` on 2h maps."""
+
+    first_kernel_size: OddSize = Field(7, ge=1)
+    """Odd size of the first masked convolution."""
+    use_residual: bool = True
+    """Add a block's input to its output."""
+    use_skip: bool = False
+    """Sum a 1x1 convolution of every block's output into the input of the output layers."""
+    norm: Normalization = "none"
+    """Layer normalization before each block, per colour group."""
+    output_size: int = Field(128, ge=1)
+    """Maps of the two 1x1 output layers."""
+
+
 class PixelModel(nn.Module, ABC):
     """Base of every model. It declares what one offers and computes nothing: models hold what they share.
 
     A model is made by `(config, image_shape=, num_levels=, num_classes=)`. One that can be the conditional half of `multiscale`
-    has `accepts_condition`, the keyword `condition_channels` in its constructor and `condition` in `forward`.
+    has `accepts_condition`, the keyword `condition_channels` in its constructor, and in `forward` the keyword `condition`: maps
+    (N, condition_channels, H, W).
 
     Attributes:
         Config: The model's options.
@@ -53,7 +71,18 @@ class PixelModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return parameters (N, P, C, H, W) for levels (N, C, H, W); pixels before a pixel decide its parameters."""
+        """Return the parameters of every sub-pixel, each decided by the sub-pixels generated before it.
+
+        Args:
+            x: Levels in [0, K-1], (N, C, H, W), any integer type.
+            class_labels: (N,) int64 in [0, num_classes - 1] for a class-conditional model, else None.
+
+        Returns:
+            Parameters of `self.likelihood`, (N, P, C, H, W).
+
+        Raises:
+            ValueError: Class labels are missing, or given to an unconditional model.
+        """
 
     @abstractmethod
     def stages(self) -> list[Stage]:
@@ -63,3 +92,16 @@ class PixelModel(nn.Module, ABC):
         """Return every (row, column) once, in the order in which the model factorizes the image: raster order."""
         _, height, width = self.image_shape
         return list(itertools.product(range(height), range(width)))
+
+
+def check_class_labels(model: PixelModel, class_labels: Tensor | None) -> None:
+    """Check that labels are given to a model that wants them, and to no other.
+
+    Raises:
+        ValueError: They are missing, or given to a model without class conditioning.
+    """
+    if class_labels is None and model.num_classes:
+        raise ValueError(f"class_labels must be given, one of {model.num_classes} per image")
+    if class_labels is not None and not model.num_classes:
+        kind = model.config.kind
+        raise ValueError(f"class_labels must be None, {kind} is not class-conditional")

@@ -7,22 +7,23 @@ both halves of both stacks.
 
 Reference: van den Oord et al. 2016b, sec. 2, eq. 2-4, fig. 2; output layers of 2016a, table 1.
 Not given in the paper and chosen here: the size of the first layer (7, as in 2016a); skip connections as in
-`raypixel.nn.output`, off by default. Layer normalization is an option of this code.
+`raypixel.nn.stack`, off by default. Layer normalization is an option of this code.
 """
 
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from raypixel.config import OddSize
-from raypixel.models.base import ModelConfig, PixelModel
+from raypixel.models.base import ModelConfig, PixelModel, check_class_labels
 from raypixel.models.registry import register
 from raypixel.nn.gated import GatedLayer
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.masked import color_groups, scale_levels
-from raypixel.nn.output import OutputHead, SkipSum
-from raypixel.nn.plan import Plan, Plane, Stage
+from raypixel.nn.norm import Normalization
+from raypixel.nn.plan import Plan, Stage
+from raypixel.nn.stack import ResidualStack, SideInputs
 
 
 @register("gated_pixelcnn")
@@ -46,7 +47,7 @@ class GatedPixelCNN(PixelModel):
         """Add a layer's input to its output, on the horizontal stack."""
         use_skip: bool = False
         """Sum a 1x1 convolution of every layer's horizontal output into the input of the output layers."""
-        norm: Literal["none", "layer"] = "none"
+        norm: Normalization = "none"
         """Layer normalization of both inputs of a layer, per colour group on the horizontal stack."""
         use_class_conditioning: bool = False
         """Add an embedding of the class to both halves of both stacks in every layer."""
@@ -95,8 +96,8 @@ class GatedPixelCNN(PixelModel):
             use_residual=False,
             **added,
         )
-        self.layers = nn.ModuleList(
-            GatedLayer(
+        self.stack = ResidualStack(
+            lambda _: GatedLayer(
                 groups,
                 groups,
                 kernel_size=config.kernel_size,
@@ -104,69 +105,34 @@ class GatedPixelCNN(PixelModel):
                 norm=config.norm,
                 use_residual=config.use_residual,
                 **added,
-            )
-            for _ in range(config.num_layers)
-        )
-        self.skips = SkipSum(groups, num_layers=config.num_layers if config.use_skip else 0)
-        self.head = OutputHead(
+            ),
             groups,
-            num_colors=num_colors,
+            num_layers=config.num_layers,
+            use_skip=config.use_skip,
             output_size=config.output_size,
-            num_channels=num_colors,
+            num_channels=image_shape[0],
             num_params=self.likelihood.num_params,
         )
 
     def forward(
-        self,
-        x: Tensor,
-        class_labels: Tensor | None = None,
-        *,
-        condition: Tensor | None = None,
+        self, x: Tensor, class_labels: Tensor | None = None, *, condition: Tensor | None = None
     ) -> Tensor:
-        """Return the parameters of every sub-pixel.
-
-        Args:
-            x: Levels in [0, K-1], (N, C, H, W), any integer type.
-            class_labels: (N,) int64 in [0, num_classes-1] with class conditioning, else None.
-            condition: Conditioning maps, (N, condition_channels, H, W), if the model was made for them.
-
-        Returns:
-            Parameters of `self.likelihood`, (N, P, C, H, W).
-
-        Raises:
-            ValueError: Class labels are missing, or given to a model without class conditioning.
-        """
-        if class_labels is None and self.num_classes:
-            raise ValueError(f"class_labels must be given, one of {self.num_classes} per image")
-        if class_labels is not None and not self.num_classes:
-            raise ValueError("class_labels must be None, this model is not class-conditional")
+        """Return the parameters of every sub-pixel, (N, P, C, H, W); see `PixelModel`."""
+        check_class_labels(self, class_labels)
         levels = scale_levels(x, num_levels=self.num_levels, dtype=self.first.output.weight.dtype)
-        vertical, horizontal = self.first(
-            levels, levels, class_labels=class_labels, condition=condition
-        )  # (N, p, H, W) each
-        skipped: Tensor | None = None
-        for index, layer in enumerate(self.layers):
-            vertical, horizontal = layer(
-                vertical, horizontal, class_labels=class_labels, condition=condition
-            )
-            skipped = self.skips(index, horizontal, skipped)
-        params: Tensor = self.head(horizontal, skipped)
+        side = SideInputs(levels, class_labels, condition)
+        params: Tensor = self.stack(self.first((levels, levels), side), side)
         return params
 
     def stages(self) -> list[Stage]:
         """Return one scan with what sampling computes at each position."""
+        channels, height, width = self.image_shape
         plan = Plan(
-            self.image_shape[0],
-            self.image_shape[0],
-            self.image_shape[2],
+            channels,
+            channels,
+            width,
             num_classes=self.num_classes,
             condition_channels=self.condition_channels,
         )
-        vertical, horizontal = self.first.emit(plan, plan.levels, plan.levels)
-        skipped: Plane | None = None
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, GatedLayer)
-            vertical, horizontal = layer.emit(plan, vertical, horizontal)
-            skipped = self.skips.emit(plan, index, horizontal, skipped)
-        self.head.emit(plan, horizontal, skipped)
-        return [Stage(plan, 1, self.image_shape[1])]
+        self.stack.emit(plan, self.first.emit(plan, (plan.levels, plan.levels)))
+        return [Stage(plan, 1, height)]

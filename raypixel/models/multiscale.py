@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 from torch import Tensor
 
 from raypixel.config import ConfigProblems
-from raypixel.models.base import ModelConfig, PixelModel
+from raypixel.models.base import ModelConfig, PixelModel, check_class_labels
 from raypixel.models.registry import model_classes, register, validate_model_config
 from raypixel.nn.masked import scale_levels
 from raypixel.nn.plan import Stage
@@ -118,20 +118,8 @@ class Multiscale(PixelModel):
             raise ValueError(f"base and conditional must have the same likelihood, got {names}")
 
     def forward(self, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Return the parameters of every sub-pixel: those of the small image from the base, all others conditional.
-
-        Args:
-            x: Levels in [0, K-1], (N, C, H, W), any integer type.
-            class_labels: (N,) int64 if the base or the conditional model is class-conditional, else None.
-
-        Returns:
-            Parameters of `self.likelihood`, (N, P, C, H, W).
-
-        Raises:
-            ValueError: Class labels are given to a model without class conditioning, or missing.
-        """
-        if class_labels is not None and not self.num_classes:
-            raise ValueError("class_labels must be None, neither model is class-conditional")
+        """Return the parameters of every sub-pixel: those of the small image from the base, all others conditional."""
+        check_class_labels(self, class_labels)
         small = subsample(x, self.config.factor)  # (N, C, h, w)
         condition = _conditioning_maps(
             x,

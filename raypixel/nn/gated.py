@@ -9,15 +9,14 @@ two halves of the horizontal maps are each split by colour on their own.
 Reference: van den Oord et al. 2016b, sec. 2.1-2.3, eq. 2-4, fig. 2.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raypixel.nn.masked import MaskedConv2d, MaskType
-from raypixel.nn.norm import GroupedLayerNorm, emit_norm
+from raypixel.nn.masked import MaskedConv2d, MaskType, unmasked
+from raypixel.nn.norm import GroupedLayerNorm, Normalization, emit_norm, make_norm
 from raypixel.nn.plan import Gate, Linear, Plan, Plane, Tap, group_slices, in_group_order, pick
+from raypixel.nn.stack import SideInputs
 
 
 def gate(maps: Tensor) -> Tensor:
@@ -77,7 +76,7 @@ class GatedLayer(nn.Module):
         *,
         kernel_size: int,
         mask_type: MaskType,
-        norm: Literal["none", "layer"],
+        norm: Normalization,
         use_residual: bool,
         num_classes: int = 0,
         condition_channels: int = 0,
@@ -99,9 +98,8 @@ class GatedLayer(nn.Module):
         num_inputs, size = len(in_groups), len(groups)
         halves = groups.repeat(2)
         one_group = torch.zeros(num_inputs, dtype=torch.int64)
-        use_norm = norm == "layer"
-        self.vertical_norm = GroupedLayerNorm(one_group) if use_norm else nn.Identity()
-        self.horizontal_norm = GroupedLayerNorm(in_groups) if use_norm else nn.Identity()
+        self.vertical_norm = make_norm(norm, one_group)
+        self.horizontal_norm = make_norm(norm, in_groups)
         self.vertical = VerticalConv2d(
             num_inputs, 2 * size, kernel_size=kernel_size, mask_type=mask_type
         )
@@ -110,49 +108,35 @@ class GatedLayer(nn.Module):
             in_groups, halves, kernel_size=kernel_size, mask_type=mask_type, rows_above=0
         )
         self.classes = nn.Embedding(num_classes, 4 * size) if num_classes else None
-        self.condition = (
-            nn.Conv2d(condition_channels, 4 * size, 1, bias=False) if condition_channels else None
-        )
+        self.condition = unmasked(condition_channels, 4 * size)
         self.output = MaskedConv2d(groups, groups, kernel_size=1, mask_type="B")
 
-    def forward(
-        self,
-        vertical: Tensor,
-        horizontal: Tensor,
-        *,
-        class_labels: Tensor | None = None,
-        condition: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the next vertical and horizontal features, (N, p, H, W) each.
-
-        Args:
-            vertical: Vertical features, (N, I, H, W); the image in the first layer.
-            horizontal: Horizontal features, (N, I, H, W); the image in the first layer.
-            class_labels: (N,) int64, if the layer was made for them.
-            condition: Conditioning maps, (N, condition_channels, H, W), if the layer was made for them.
-        """
+    def forward(self, features: tuple[Tensor, Tensor], side: SideInputs) -> tuple[Tensor, Tensor]:
+        """Return the next vertical and horizontal features, (N, p, H, W) each, from those before, (N, I, H, W)."""
+        vertical, horizontal = features
         above = self.vertical(self.vertical_norm(vertical))  # (N, 2p, H, W)
         left = self.horizontal(self.horizontal_norm(horizontal)) + self.vertical_to_horizontal(
             above
         )
-        added = self._added(class_labels, condition)
+        added = self._added(side)
         if added is not None:
             above, left = above + added[:, 0], left + added[:, 1]
         output: Tensor = self.output(gate(left))
         return gate(above), horizontal + output if self.use_residual else output
 
-    def _added(self, class_labels: Tensor | None, condition: Tensor | None) -> Tensor | None:
+    def _added(self, side: SideInputs) -> Tensor | None:
         """Return what class and condition add to the 2p maps of both stacks, (N, 2, 2p, H or 1, W or 1)."""
         added = None
         if self.classes is not None:
-            added = self.classes(class_labels)[:, :, None, None]
+            added = self.classes(side.class_labels)[:, :, None, None]
         if self.condition is not None:
-            maps = self.condition(condition)
+            maps = self.condition(side.condition)
             added = maps if added is None else added + maps
         return None if added is None else added.unflatten(1, (2, -1))
 
-    def emit(self, plan: Plan, vertical: Plane, horizontal: Plane) -> tuple[Plane, Plane]:
+    def emit(self, plan: Plan, features: tuple[Plane, Plane]) -> tuple[Plane, Plane]:
         """Append the layer to a plan: the vertical stack over each row that begins, the horizontal one at each position."""
+        vertical, horizontal = features
         size = len(self.output.out_groups)
         if isinstance(self.vertical_norm, GroupedLayerNorm):
             normed = plan.plane(vertical.size)

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raypixel.kernels import diagonal_bilstm, diagonal_lstm, row_lstm
-from raypixel.nn.masked import MaskedConv2d
-from raypixel.nn.norm import GroupedLayerNorm, emit_norm
+from raypixel.nn.masked import MaskedConv2d, unmasked
+from raypixel.nn.norm import Normalization, emit_norm, make_norm
 from raypixel.nn.plan import Cell, Linear, Plan, Plane, Tap, group_slices, in_group_order, pick
+from raypixel.nn.stack import SideInputs
 
 Direction = Literal["both", "left_to_right"]
 
@@ -164,7 +165,7 @@ class LSTMBlock(nn.Module):
         *,
         recurrence: RowRecurrence | DiagonalRecurrence,
         kernel_size: int,
-        norm: Literal["none", "layer"],
+        norm: Normalization,
         use_residual: bool,
         condition_channels: int = 0,
         level_channels: int = 0,
@@ -183,31 +184,23 @@ class LSTMBlock(nn.Module):
         """
         super().__init__()
         self.use_residual = use_residual
-        self.norm = GroupedLayerNorm(wide) if norm == "layer" else nn.Identity()
+        self.norm = make_norm(norm, wide)
         gates = narrow.repeat(4 * recurrence.num_directions)
         self.input_to_state = MaskedConv2d(
             wide, gates, kernel_size=kernel_size, mask_type="B", rows_above=0
         )
-        self.condition_to_state = _unmasked(condition_channels, len(gates))
-        self.levels_to_state = _unmasked(level_channels, 4 * len(narrow))
+        self.condition_to_state = unmasked(condition_channels, len(gates))
+        self.levels_to_state = unmasked(level_channels, 4 * len(narrow))
         self.recurrence = recurrence
         self.state_to_output = MaskedConv2d(narrow, wide, kernel_size=1, mask_type="B")
 
-    def forward(
-        self, x: Tensor, condition: Tensor | None = None, *, levels: Tensor | None = None
-    ) -> Tensor:
-        """Map (N, 2h, H, W) to the same shape.
-
-        Args:
-            x: Features, (N, 2h, H, W).
-            condition: Conditioning maps, (N, condition_channels, H, W), if the block was made for them.
-            levels: Scaled image, (N, level_channels, H, W), if the block was made for it.
-        """
+    def forward(self, x: Tensor, side: SideInputs) -> Tensor:
+        """Map (N, 2h, H, W) to the same shape."""
         gates = self.input_to_state(self.norm(x))  # (N, directions * 4h, H, W)
         if self.condition_to_state is not None:
-            gates = gates + self.condition_to_state(condition)
+            gates = gates + self.condition_to_state(side.condition)
         if self.levels_to_state is not None:
-            own = self.levels_to_state(levels)  # (N, 4h, H, W), for the second direction
+            own = self.levels_to_state(side.levels)  # (N, 4h, H, W), for the second direction
             gates = gates + F.pad(own, (0, 0, 0, 0, own.shape[1], 0))
         y: Tensor = self.state_to_output(self.recurrence(gates))
         return x + y if self.use_residual else y
@@ -275,7 +268,3 @@ class LSTMBlock(nn.Module):
         weight = pick((out.weight * out.mask)[:, :, 0, 0], range(part.size))
         plan.over_row(Linear(part.at(), (leftwards.at(1),), weight), skips_first=True)
         return part
-
-
-def _unmasked(in_channels: int, out_channels: int) -> nn.Conv2d | None:
-    return nn.Conv2d(in_channels, out_channels, 1, bias=False) if in_channels else None

@@ -223,6 +223,11 @@ class MaskedConv2d(nn.Module):
         return f"{inputs}, {outputs}, kernel_size={2 * self.side + 1}{rows_above}"
 
 
+def unmasked(in_channels: int, out_channels: int) -> nn.Conv2d | None:
+    """Make a 1x1 layer for maps that no position needs to be kept from, None where there are no such maps."""
+    return nn.Conv2d(in_channels, out_channels, 1, bias=False) if in_channels else None
+
+
 def scale_levels(x: Tensor, *, num_levels: int, dtype: torch.dtype) -> Tensor:
     """Scale integer levels in [0, K-1] to [-1, 1], channels last in memory (faster convolutions)."""
     scaled = x.to(dtype) * (2.0 / (num_levels - 1)) - 1.0

@@ -6,11 +6,15 @@ colour group is normalized on its own, over its channels, at each position.
 Reference: Ba et al. 2016 (arXiv 1607.06450); course report D puts it before each residual block.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raypixel.nn.plan import Norm, Plan, Plane
+
+Normalization = Literal["none", "layer"]
 
 
 class GroupedLayerNorm(nn.Module):
@@ -58,6 +62,11 @@ class GroupedLayerNorm(nn.Module):
         for group, op in enumerate(self.ops(target, source)):
             plan.step(op, group)
         return target
+
+
+def make_norm(norm: Normalization, groups: Tensor) -> nn.Module:
+    """Make the normalization of features of these groups, or a layer that does nothing."""
+    return GroupedLayerNorm(groups) if norm == "layer" else nn.Identity()
 
 
 def emit_norm(norm: nn.Module, plan: Plan, source: Plane) -> Plane:

@@ -17,7 +17,7 @@ def seen(row, column, *, is_as_drawn):
         model = random_model(CONFIG, image_shape=SHAPE, num_levels=4, seed=seed)
         if is_as_drawn:
             with torch.no_grad():
-                model.blocks[0].levels_to_state.weight.zero_()
+                model.stack.layers[0].levels_to_state.weight.zero_()
         result |= pixels_seen(model, row, column, seed=seed)
     return result
 
@@ -30,4 +30,4 @@ def test_as_drawn_in_the_paper_the_last_pixel_of_the_row_above_is_blind():
 
 def test_only_the_first_block_reads_the_image():
     model = random_model(CONFIG, image_shape=SHAPE, num_levels=4)
-    assert [block.levels_to_state is not None for block in model.blocks] == [True, False]
+    assert [block.levels_to_state is not None for block in model.stack.layers] == [True, False]

@@ -53,7 +53,7 @@ def test_class_enters_every_layer(layer):
     x = torch.zeros(1, 3, 4, 3, dtype=torch.uint8)
     before = model(x, torch.tensor([1]))
     with torch.no_grad():
-        [model.first, *model.layers][layer].classes.weight[1].zero_()
+        [model.first, *model.stack.layers][layer].classes.weight[1].zero_()
     assert (model(x, torch.tensor([1])) != before).any()
 
 

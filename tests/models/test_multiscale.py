@@ -85,7 +85,7 @@ def test_config_survives_yaml():
 
 def test_class_labels_are_refused_when_neither_model_wants_them():
     model = build_model(tiny(), image_shape=(1, 3, 3), num_levels=2, num_classes=3)
-    with pytest.raises(ValueError, match="class_labels must be None, neither model is"):
+    with pytest.raises(ValueError, match="class_labels must be None, multiscale is not class-cond"):
         model(torch.zeros(1, 1, 3, 3, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
 
 

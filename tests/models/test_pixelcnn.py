@@ -86,14 +86,14 @@ def test_forward_is_the_papers_stack_written_out(options, channels):
     y = masked(x.double() / 2 - 1, "first", color_groups(channels, channels), wide, "A")
     skips = 0
     for i in range(c.num_layers):
-        z = norm(y, f"blocks.{i}.narrow.0") if c.norm == "layer" else y
-        z = masked(z.relu(), f"blocks.{i}.narrow.2", wide, narrow)
-        z = masked(z.relu(), f"blocks.{i}.look", narrow, narrow)
-        z = masked(z.relu(), f"blocks.{i}.widen.1", narrow, wide)
+        z = norm(y, f"stack.layers.{i}.norm") if c.norm == "layer" else y
+        z = masked(z.relu(), f"stack.layers.{i}.narrow", wide, narrow)
+        z = masked(z.relu(), f"stack.layers.{i}.look", narrow, narrow)
+        z = masked(z.relu(), f"stack.layers.{i}.widen", narrow, wide)
         y = y + z if c.use_residual else z
-        skips = skips + masked(y, f"skips.convolutions.{i}", wide, wide) if c.use_skip else 0
-    y = masked((y + skips).relu(), "head.layers.1", wide, head)
-    y = masked(y.relu(), "head.layers.3", head, params)
+        skips = skips + masked(y, f"stack.skips.{i}", wide, wide) if c.use_skip else 0
+    y = masked((y + skips).relu(), "stack.head.first", wide, head)
+    y = masked(y.relu(), "stack.head.last", head, params)
     expected = torch.stack([y[:, 5 * color : 5 * color + 5] for color in range(channels)], dim=2)
     with torch.no_grad():
         torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)

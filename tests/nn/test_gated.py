@@ -5,6 +5,7 @@ import torch
 
 from raypixel.nn.gated import GatedLayer, VerticalConv2d, gate
 from raypixel.nn.masked import causal_mask, color_groups
+from raypixel.nn.stack import SideInputs
 
 
 def test_content_passes_tanh_and_the_gate_a_sigmoid():
@@ -60,7 +61,7 @@ def test_horizontal_stack_gets_the_vertical_maps_of_its_own_row_before_the_gate(
         "oc,nchw->nohw", layer.vertical_to_horizontal.weight[:, :, 0, 0], above
     )
     maps = maps + layer.vertical_to_horizontal.bias[:, None, None]
-    new_vertical, new_horizontal = layer(vertical, horizontal)
+    new_vertical, new_horizontal = layer((vertical, horizontal), SideInputs())
     assert torch.allclose(new_vertical, gate(above), rtol=0, atol=1e-12)
     expected = horizontal + layer.output(gate(maps))  # residual here, none on the vertical stack
     assert torch.allclose(new_horizontal, expected, rtol=0, atol=1e-12)
@@ -72,7 +73,9 @@ def test_only_the_first_layer_shifts(mask_type, first_row_below):
     x = torch.zeros(1, 6, 5, 5, dtype=torch.float64)
     changed = x.clone()
     changed[0, :, 2, 2] = 1.0
-    differs = (layer(x, x)[0] != layer(changed, x)[0]).any(1)[0].any(1)
+    differs = (
+        (layer((x, x), SideInputs())[0] != layer((changed, x), SideInputs())[0]).any(1)[0].any(1)
+    )
     assert differs.nonzero().flatten().tolist() == list(range(2 + first_row_below, 4))
 
 
@@ -83,6 +86,6 @@ def test_class_adds_its_embedding_to_both_halves_of_both_stacks():
     added_above, added_left = layer.classes.weight[labels].view(2, 2, 12, 1, 1).unbind(1)
     above = layer.vertical(vertical)
     left = layer.horizontal(horizontal) + layer.vertical_to_horizontal(above)
-    got = layer(vertical, horizontal, class_labels=labels)
+    got = layer((vertical, horizontal), SideInputs(class_labels=labels))
     assert torch.allclose(got[0], gate(above + added_above), rtol=0, atol=1e-12)
     assert torch.allclose(got[1], layer.output(gate(left + added_left)), rtol=0, atol=1e-12)

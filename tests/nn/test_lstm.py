@@ -5,6 +5,7 @@ import torch
 
 from raypixel.nn.lstm import DiagonalRecurrence, LSTMBlock, RowRecurrence
 from raypixel.nn.masked import causal_mask, color_groups
+from raypixel.nn.stack import SideInputs
 
 
 def randomize(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -119,13 +120,13 @@ def test_input_is_added_once_or_not_at_all():
         with torch.no_grad():
             for parameter in layer.state_to_output.parameters():
                 parameter.zero_()
-        assert torch.equal(layer(x), x if use_residual else torch.zeros_like(x))
+        assert torch.equal(layer(x, SideInputs()), x if use_residual else torch.zeros_like(x))
 
 
 def test_row_block_reads_its_own_pixel_and_the_left_one_only_in_its_row():
     layer = block(RowRecurrence(7), kernel_size=3, num_colors=1, use_residual=False)
     x = torch.randn(1, 14, 1, 6, dtype=torch.float64, requires_grad=True)
-    layer(x)[0, :, 0, 3].sum().backward()
+    layer(x, SideInputs())[0, :, 0, 3].sum().backward()
     assert x.grad.abs().sum((0, 1, 2)).ne(0).tolist() == [False, False, True, True, False, False]
 
 
@@ -136,14 +137,14 @@ def test_conditioning_maps_are_added_to_the_gates_of_both_directions():
     weight = layer.condition_to_state.weight[:, :, 0, 0]  # (8h, 2), one 1x1 for all gates
     gates = layer.input_to_state(x) + torch.einsum("oc,nchw->nohw", weight, condition)
     expected = x + layer.state_to_output(layer.recurrence(gates))
-    assert torch.allclose(layer(x, condition), expected, rtol=0, atol=1e-12)
+    assert torch.allclose(layer(x, SideInputs(condition=condition)), expected, rtol=0, atol=1e-12)
 
 
 def test_levels_reach_only_rows_below():
     layer = block(DiagonalRecurrence(7, "both"), level_channels=3)
     x = torch.randn(1, 14, 3, 4, dtype=torch.float64)
     levels = torch.randn(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
-    layer(x, levels=levels)[0, :, 2, 1].sum().backward()
+    layer(x, SideInputs(levels))[0, :, 2, 1].sum().backward()
     seen = levels.grad.abs().sum((0, 1)).ne(0)
     expected = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]]).bool()
     assert torch.equal(seen, expected)

@@ -94,7 +94,7 @@ def run(case: Case, arguments: list[Tensor], name: Name) -> Tensor:
             initial_cell=cell,
             implementation=name,
         )
-    return kernels.diagonal_bilstm(
+    return kernels.diagonal_lstm(
         x,
         weights[0],
         weight_up=weights[1],

@@ -18,7 +18,6 @@ PACKAGE = Path(raypixel.__file__).parent
 COMPUTED_IMPORTS = {
     "__init__.py": "opens the module of a name on first use, so that `import raypixel` stays fast",
     "models/__init__.py": "imports every file of its own folder, which registers the models",
-    "kernels/__init__.py": "opens one of its own files, whose library may be missing",
     "data/vision.py": "opens torchvision, its own, with warnings silenced",
 }
 

@@ -13,14 +13,13 @@ row of the Row LSTM. Cells are stored step after step, (D, cells, N, channels), 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from raypixel.kernels.reference import Direction
+from raypixel.kernels.reference import Flips, flip
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class _Steps:
         """Return each step of bordered states (D, places, N, h), borders included."""
         return list(states.split([length + 2 for length in self.lengths], dim=1))
 
-    def places(self, neighbour: int | None, device: torch.device) -> Tensor:
+    def places(self, neighbour: int | None) -> Tensor:
         """Return where each cell, or one of its neighbours, lies in bordered states, (cells,)."""
         starts = list(accumulate((length + 2 for length in self.lengths), initial=0))
         places = []
@@ -50,139 +49,87 @@ class _Steps:
             first = starts[step + 1] + 1
             if neighbour is not None:
                 first = starts[step] + self.offsets[step][neighbour]
-            places.append(torch.arange(first, first + length, device=device))
+            places.append(torch.arange(first, first + length, device=self.cells.device))
         return torch.cat(places)
 
 
-def _diagonal_steps(height: int, width: int, device: torch.device) -> _Steps:
+@lru_cache(maxsize=8)
+def _steps(height: int, width: int, device: torch.device, *, is_row: bool) -> _Steps:
+    if is_row:
+        cells = torch.arange(height * width, device=device)
+        return _Steps([width] * (height + 1), [(0, 1, 2)] * height, 1, cells)
     lengths = [0]
     offsets: list[tuple[int, ...]] = []
-    cells = []
+    parts = []
     for step in range(height + width - 1):
         top, bottom = max(0, step - width + 1), min(step, height - 1)
         shift = top - max(0, step - width)  # rows that left the image since the step before
         lengths.append(bottom - top + 1)
         offsets.append((shift + 1, shift))  # left, up
         rows = torch.arange(top, bottom + 1, device=device)
-        cells.append(rows * width + step - rows)
-    return _Steps(lengths, offsets, 0, torch.cat(cells))
+        parts.append(rows * width + step - rows)
+    return _Steps(lengths, offsets, 0, torch.cat(parts))
 
 
-def _row_steps(height: int, width: int, device: torch.device) -> _Steps:
-    cells = torch.arange(height * width, device=device)
-    return _Steps([width] * (height + 1), [(0, 1, 2)] * height, 1, cells)
-
-
-def diagonal(
+def forward(
     input_to_state: Tensor,
     weights: Tensor,
-    *,
     initial_hidden: Tensor,
     initial_cell: Tensor,
-    directions: tuple[Direction, ...],
-) -> Tensor:
-    """Return the hidden states of a Diagonal LSTM in D directions.
-
-    Args:
-        input_to_state: Pre-activations, (N, D, 4h, H, W).
-        weights: State-to-state weights, left neighbour then upper, (D, 4h, 2h).
-        initial_hidden: (D, h).
-        initial_cell: (D, h).
-        directions: One per D.
-
-    Returns:
-        Hidden states, (N, D, h, H, W).
-    """
-    flips = tuple(direction == "right_to_left" for direction in directions)
-    hidden: Tensor = _Fused.apply(input_to_state, weights, initial_hidden, initial_cell, flips)
-    return hidden
-
-
-def row(
-    input_to_state: Tensor, weights: Tensor, *, initial_hidden: Tensor, initial_cell: Tensor
-) -> Tensor:
-    """Return the hidden states of a Row LSTM.
-
-    Args:
-        input_to_state: Pre-activations, (N, 1, 4h, H, W).
-        weights: State-to-state weights, left, middle and right, (1, 4h, 3h).
-        initial_hidden: (1, h).
-        initial_cell: (1, h).
-
-    Returns:
-        Hidden states, (N, 1, h, H, W).
-    """
-    hidden: Tensor = _Fused.apply(input_to_state, weights, initial_hidden, initial_cell, None)
-    return hidden
+    *,
+    flips: Flips,
+    keeps: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the hidden states; keep gates, hidden and cell states in the order of the steps."""
+    num_images, _, channels, height, width = input_to_state.shape
+    size = channels // 4
+    steps = _steps(height, width, input_to_state.device, is_row=flips is None)
+    gates = _to_steps(input_to_state, steps, flips)
+    places = sum(steps.lengths) + 2 * len(steps.lengths)
+    hidden = _bordered(initial_hidden, places, num_images, width, is_row=flips is None)
+    cell = _bordered(initial_cell, places, num_images, width, is_row=flips is None)
+    hiddens, cells = steps.segments(hidden), steps.segments(cell)
+    matrices = [part.mT for part in weights.split(size, dim=-1)]
+    for step, current in enumerate(gates.split(steps.lengths[1:], dim=1)):
+        length, offsets = current.shape[1], steps.offsets[step]
+        current = current.flatten(1, 2)  # (D, length * N, 4h)
+        for matrix, offset in zip(matrices, offsets, strict=True):
+            current.baddbmm_(_slice(hiddens[step], offset, length), matrix)
+        current[..., : 3 * size].sigmoid_()
+        current[..., 3 * size :].tanh_()
+        output, forget, admit, content = current.split(size, dim=-1)
+        following = _slice(cells[step + 1], 1, length)
+        carried = _slice(cells[step], offsets[steps.carried], length)
+        torch.mul(forget, carried, out=following).addcmul_(admit, content)
+        torch.tanh(following, out=_slice(hiddens[step + 1], 1, length)).mul_(output)
+    states = _from_steps(hidden.index_select(1, steps.places(None)), steps, flips, (height, width))
+    return states, (gates, hidden, cell, weights) if keeps else ()
 
 
-class _Fused(torch.autograd.Function):
-    """Both recurrences; a Row LSTM is the one without flips."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input_to_state: Tensor,
-        weights: Tensor,
-        initial_hidden: Tensor,
-        initial_cell: Tensor,
-        flips: tuple[bool, ...] | None,
-    ) -> Tensor:
-        """Keep gates, hidden and cell states in the order of the steps."""
-        num_images, _, channels, height, width = input_to_state.shape
-        size = channels // 4
-        make_steps = _row_steps if flips is None else _diagonal_steps
-        steps = make_steps(height, width, input_to_state.device)
-        gates = _to_steps(input_to_state, steps, flips)
-        places = sum(steps.lengths) + 2 * len(steps.lengths)
-        hidden = _bordered(initial_hidden, places, num_images, width, is_row=flips is None)
-        cell = _bordered(initial_cell, places, num_images, width, is_row=flips is None)
-        hiddens, cells = steps.segments(hidden), steps.segments(cell)
-        matrices = [part.mT for part in weights.split(size, dim=-1)]
-        for step, current in enumerate(gates.split(steps.lengths[1:], dim=1)):
-            length, offsets = current.shape[1], steps.offsets[step]
-            current = current.flatten(1, 2)  # (D, length * N, 4h)
-            for matrix, offset in zip(matrices, offsets, strict=True):
-                current.baddbmm_(_slice(hiddens[step], offset, length), matrix)
-            current[..., : 3 * size].sigmoid_()
-            current[..., 3 * size :].tanh_()
-            output, forget, admit, content = current.split(size, dim=-1)
-            following = _slice(cells[step + 1], 1, length)
-            carried = _slice(cells[step], offsets[steps.carried], length)
-            torch.mul(forget, carried, out=following).addcmul_(admit, content)
-            torch.tanh(following, out=_slice(hiddens[step + 1], 1, length)).mul_(output)
-        ctx.save_for_backward(gates, hidden, cell, weights)
-        ctx.steps, ctx.flips = steps, flips
-        states = hidden.index_select(1, steps.places(None, hidden.device))
-        return _from_steps(states, steps, flips, (height, width))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, hidden_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the four tensors."""
-        gates, hidden, cell, weights = ctx.saved_tensors
-        steps: _Steps = ctx.steps
-        gradients = torch.empty_like(gates)
-        places = steps.places(None, hidden.device)
-        d_hidden, d_cell = torch.zeros_like(hidden), torch.zeros_like(cell)
-        d_hidden.index_copy_(1, places, _to_steps(hidden_gradient, steps, ctx.flips))
-        with torch.autocast(hidden.device.type, enabled=False):
-            _run_backward(steps, (gates, cell, weights), (gradients, d_hidden, d_cell))
-            num_neighbours = len(steps.offsets[0])
-            neighbours = [
-                hidden.index_select(1, steps.places(k, hidden.device))
-                for k in range(num_neighbours)
-            ]
-            weight_gradient = gradients.flatten(1, 2).mT @ torch.cat(neighbours, -1).flatten(1, 2)
-        is_row = ctx.flips is None
-        image_shape = tuple(hidden_gradient.shape[-2:])
-        return (
-            _from_steps(gradients, steps, ctx.flips, image_shape),
-            weight_gradient,
-            _initial_gradient(d_hidden, places, image_shape[1], is_row=is_row),
-            _initial_gradient(d_cell, places, image_shape[1], is_row=is_row),
-            None,
-        )
+def backward(
+    hidden_gradient: Tensor, kept: tuple[Tensor, ...], *, flips: Flips
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of the four tensors."""
+    gates, hidden, cell, weights = kept
+    height, width = hidden_gradient.shape[-2:]
+    is_row = flips is None
+    steps = _steps(height, width, hidden.device, is_row=is_row)
+    gradients = torch.empty_like(gates)
+    places = steps.places(None)
+    d_hidden, d_cell = torch.zeros_like(hidden), torch.zeros_like(cell)
+    d_hidden.index_copy_(1, places, _to_steps(hidden_gradient, steps, flips))
+    _run_backward(steps, (gates, cell, weights), (gradients, d_hidden, d_cell))
+    neighbours = [
+        hidden.index_select(1, steps.places(neighbour))
+        for neighbour in range(len(steps.offsets[0]))
+    ]
+    weight_gradient = gradients.flatten(1, 2).mT @ torch.cat(neighbours, -1).flatten(1, 2)
+    return (
+        _from_steps(gradients, steps, flips, (height, width)),
+        weight_gradient,
+        _initial_gradient(d_hidden, places, width, is_row=is_row),
+        _initial_gradient(d_cell, places, width, is_row=is_row),
+    )
 
 
 def _run_backward(
@@ -238,22 +185,16 @@ def _initial_gradient(states: Tensor, places: Tensor, width: int, *, is_row: boo
     return states[:, is_border].sum(dim=(1, 2))
 
 
-def _to_steps(maps: Tensor, steps: _Steps, flips: tuple[bool, ...] | None) -> Tensor:
+def _to_steps(maps: Tensor, steps: _Steps, flips: Flips) -> Tensor:
     """Return maps (N, D, C, H, W) in the order of the steps, (D, cells, N, C)."""
-    if flips is not None and any(flips):
-        directions = zip(maps.unbind(1), flips, strict=True)
-        maps = torch.stack([m.flip(-1) if flip else m for m, flip in directions], dim=1)
-    return maps.flatten(-2).permute(1, 3, 0, 2).index_select(1, steps.cells)
+    return flip(maps, flips).flatten(-2).permute(1, 3, 0, 2).index_select(1, steps.cells)
 
 
 def _from_steps(
-    states: Tensor, steps: _Steps, flips: tuple[bool, ...] | None, image_shape: tuple[int, ...]
+    states: Tensor, steps: _Steps, flips: Flips, image_shape: tuple[int, ...]
 ) -> Tensor:
     """Undo `_to_steps`."""
     order = torch.empty_like(steps.cells)
     order[steps.cells] = torch.arange(len(order), device=order.device)
-    maps = states.permute(2, 0, 3, 1).index_select(-1, order).unflatten(-1, image_shape)
-    if flips is not None and any(flips):
-        directions = zip(maps.unbind(1), flips, strict=True)
-        maps = torch.stack([m.flip(-1) if flip else m for m, flip in directions], dim=1)
-    return maps
+    maps = states.permute(2, 0, 3, 1).index_select(-1, order)
+    return flip(maps.unflatten(-1, image_shape), flips)

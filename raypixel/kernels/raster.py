@@ -21,133 +21,75 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from raypixel.kernels import raster_backward, raster_forward
-from raypixel.kernels.reference import Direction
-from raypixel.kernels.simd import LANES, compile_kernel
-from raypixel.kernels.threads import run_on_threads
+from raypixel.kernels.compilation import compile_kernel, run_on_threads
+from raypixel.kernels.reference import Flips
+from raypixel.kernels.simd import LANES
 
 
-def diagonal(
+def forward(
     input_to_state: Tensor,
     weights: Tensor,
-    *,
     initial_hidden: Tensor,
     initial_cell: Tensor,
-    directions: tuple[Direction, ...],
-) -> Tensor:
-    """Return the hidden states of a Diagonal LSTM in D directions.
-
-    Args:
-        input_to_state: Pre-activations, (N, D, 4h, H, W), float32 on the CPU.
-        weights: State-to-state weights, left neighbour then upper, (D, 4h, 2h).
-        initial_hidden: (D, h).
-        initial_cell: (D, h).
-        directions: One per D, at most two.
-
-    Returns:
-        Hidden states, (N, D, h, H, W).
-    """
-    column_steps = tuple(1 if direction == "left_to_right" else -1 for direction in directions)
-    arguments = (input_to_state, weights, initial_hidden, initial_cell)
-    hidden: Tensor = _Raster.apply(*arguments, column_steps, _is_recorded(arguments))
-    return hidden
-
-
-def row(
-    input_to_state: Tensor, weights: Tensor, *, initial_hidden: Tensor, initial_cell: Tensor
-) -> Tensor:
-    """Return the hidden states of a Row LSTM.
-
-    Args:
-        input_to_state: Pre-activations, (N, 1, 4h, H, W), float32 on the CPU.
-        weights: State-to-state weights, left, middle and right, (1, 4h, 3h).
-        initial_hidden: (1, h).
-        initial_cell: (1, h).
-
-    Returns:
-        Hidden states, (N, 1, h, H, W).
-    """
-    arguments = (input_to_state, weights, initial_hidden, initial_cell)
-    hidden: Tensor = _Raster.apply(*arguments, None, _is_recorded(arguments))
-    return hidden
+    *,
+    flips: Flips,
+    keeps: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the hidden states; keep gates and cell states of every cell if a backward pass may follow."""
+    inputs = input_to_state.contiguous()
+    num_images, num_directions, channels, height, width = inputs.shape
+    size = channels // 4
+    num_tasks = -(-num_images // LANES) * num_directions
+    num_gate_rows = num_tasks * height if keeps else num_tasks
+    num_cell_rows = num_tasks * (height + 1) if keeps else num_tasks
+    hidden = inputs.new_empty(num_images, num_directions, size, height, width)
+    gates = inputs.new_empty(num_gate_rows, width, _padded(channels), LANES)
+    cells = inputs.new_empty(num_cell_rows, width + 1, size, LANES)
+    initial = (initial_hidden.contiguous(), initial_cell.contiguous())
+    _run(
+        raster_forward.row_forward if flips is None else raster_forward.diagonal_forward,
+        (inputs, hidden, gates, cells, _pack(weights), *initial),
+        maps=hidden,
+        flips=flips,
+        keeps=keeps,
+        scratch_size=((3 * width + 2) * size + width * _padded(channels)) * LANES,
+    )
+    return hidden, (hidden, gates, cells, weights, initial_hidden) if keeps else ()
 
 
-class _Raster(torch.autograd.Function):
-    """Both recurrences; a Row LSTM is the one without column steps."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input_to_state: Tensor,
-        weights: Tensor,
-        initial_hidden: Tensor,
-        initial_cell: Tensor,
-        column_steps: tuple[int, ...] | None,
-        is_recorded: bool,  # noqa: FBT001
-    ) -> Tensor:
-        """Keep gates and cell states of every cell if a backward pass may follow."""
-        inputs = input_to_state.contiguous()
-        num_images, num_directions, channels, height, width = inputs.shape
-        size = channels // 4
-        num_tasks = -(-num_images // LANES) * num_directions
-        num_kept = num_tasks * height if is_recorded else num_tasks
-        num_cell_rows = num_tasks * (height + 1) if is_recorded else num_tasks
-        hidden = inputs.new_empty(num_images, num_directions, size, height, width)
-        gates = inputs.new_empty(num_kept, width, _padded(channels), LANES)
-        cells = inputs.new_empty(num_cell_rows, width + 1, size, LANES)
-        initial = (initial_hidden.contiguous(), initial_cell.contiguous())
-        is_row = column_steps is None
-        _run(
-            raster_forward.row_forward if is_row else raster_forward.diagonal_forward,
-            (inputs, hidden, gates, cells, _pack(weights), *initial),
-            maps=hidden,
-            column_steps=column_steps,
-            is_recorded=is_recorded,
-            scratch_size=((3 * width + 2) * size + width * _padded(channels)) * LANES,
-        )
-        if is_recorded:
-            ctx.save_for_backward(hidden, gates, cells, weights, initial_hidden)
-            ctx.column_steps = column_steps
-        return hidden
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, hidden_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the four tensors."""
-        hidden, gates, cells, weights, initial_hidden = ctx.saved_tensors
-        num_images, num_directions, size, height, width = hidden.shape
-        num_blocks = -(-num_images // LANES)
-        num_neighbours = weights.shape[-1] // size
-        is_row = ctx.column_steps is None
-        input_gradient = hidden.new_empty(num_images, num_directions, 4 * size, height, width)
-        tiles = (num_neighbours, _padded(4 * size) // LANES, _padded(size) // LANES)
-        weight_gradient = hidden.new_zeros(num_blocks, num_directions, *tiles, LANES, LANES)
-        num_states = 1 + width if is_row else 3
-        initial_gradient = hidden.new_zeros(num_blocks, num_directions, num_states, size, LANES)
-        initial_states = F.pad(initial_hidden, (0, _padded(size) - size)).unflatten(-1, (-1, LANES))
-        initial_states = initial_states[:, :, None].expand(-1, -1, LANES, -1).contiguous()
-        given = (hidden_gradient.contiguous(), hidden, gates, cells, _pack(weights.mT))
-        _run(
-            raster_backward.row_backward if is_row else raster_backward.diagonal_backward,
-            (*given, initial_states, input_gradient, weight_gradient, initial_gradient),
-            maps=hidden,
-            column_steps=ctx.column_steps,
-            is_recorded=True,
-            scratch_size=_backward_scratch(size, width),
-        )
-        weight_gradient = weight_gradient.sum(0).permute(0, 2, 4, 1, 3, 5)  # D, G, 16, M, h, 16
-        weight_gradient = weight_gradient.flatten(-2)[..., :size].flatten(-2).flatten(1, 2)
-        states_gradient = initial_gradient.sum(dim=(0, -1))  # D, states, h
-        cell_gradient = states_gradient[:, 1:].sum(1) if is_row else states_gradient[:, 1]
-        gradients = (input_gradient, weight_gradient[:, : 4 * size], states_gradient[:, 0])
-        return (*gradients, cell_gradient, None, None)
-
-
-def _is_recorded(arguments: tuple[Tensor, ...]) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in arguments)
+def backward(
+    hidden_gradient: Tensor, kept: tuple[Tensor, ...], *, flips: Flips
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of the four tensors."""
+    hidden, gates, cells, weights, initial_hidden = kept
+    num_images, num_directions, size, height, width = hidden.shape
+    num_blocks = -(-num_images // LANES)
+    num_neighbours = weights.shape[-1] // size
+    is_row = flips is None
+    input_gradient = hidden.new_empty(num_images, num_directions, 4 * size, height, width)
+    tiles = (num_neighbours, _padded(4 * size) // LANES, _padded(size) // LANES)
+    weight_gradient = hidden.new_zeros(num_blocks, num_directions, *tiles, LANES, LANES)
+    num_states = 1 + width if is_row else 3
+    initial_gradient = hidden.new_zeros(num_blocks, num_directions, num_states, size, LANES)
+    initial_states = F.pad(initial_hidden, (0, _padded(size) - size)).unflatten(-1, (-1, LANES))
+    initial_states = initial_states[:, :, None].expand(-1, -1, LANES, -1).contiguous()
+    given = (hidden_gradient.contiguous(), hidden, gates, cells, _pack(weights.mT))
+    _run(
+        raster_backward.row_backward if is_row else raster_backward.diagonal_backward,
+        (*given, initial_states, input_gradient, weight_gradient, initial_gradient),
+        maps=hidden,
+        flips=flips,
+        keeps=True,
+        scratch_size=_backward_scratch(size, width),
+    )
+    weight_gradient = weight_gradient.sum(0).permute(0, 2, 4, 1, 3, 5)  # D, G, 16, M, h, 16
+    weight_gradient = weight_gradient.flatten(-2)[..., :size].flatten(-2).flatten(1, 2)
+    states_gradient = initial_gradient.sum(dim=(0, -1))  # D, states, h
+    cell_gradient = states_gradient[:, 1:].sum(1) if is_row else states_gradient[:, 1]
+    return input_gradient, weight_gradient[:, : 4 * size], states_gradient[:, 0], cell_gradient
 
 
 def _padded(size: int) -> int:
@@ -173,8 +115,8 @@ def _run(
     arguments: tuple[Tensor, ...],
     *,
     maps: Tensor,
-    column_steps: tuple[int, ...] | None,
-    is_recorded: bool,
+    flips: Flips,
+    keeps: bool,
     scratch_size: int,
 ) -> None:
     """Run a kernel over all tasks; `maps` is (N, D, h, H, W), the arguments are contiguous."""
@@ -184,9 +126,9 @@ def _run(
         return
     num_threads = min(torch.get_num_threads(), num_tasks)
     scratch = maps.new_empty(num_threads, scratch_size)
-    first, second = (*(column_steps or (1,)), 1)[:2]
+    column_steps = [-1 if is_flipped else 1 for is_flipped in (*(flips or ()), False, False)][:2]
     counts = (0, 0, num_tasks, num_images, num_directions, size, height, width)
-    options = (first, second, int(is_recorded), scratch_size)
+    options = (*column_steps, int(keeps), scratch_size)
     addresses = (tensor.data_ptr() for tensor in (*arguments, scratch))
     table: NDArray[np.int64] = np.array([*counts, *options, *addresses], dtype=np.int64)
     run_on_threads(compile_kernel(function).address, table, num_threads=num_threads)

@@ -20,11 +20,7 @@ from __future__ import annotations
 from numba import njit
 
 from raypixel.kernels.raster_cells import (
-    NEXT_TASK,
-    NEXT_WORKER,
     NUM_DIRECTIONS,
-    NUM_TASKS,
-    SCRATCH_SIZE,
     add,
     differentiate,
     multiply,
@@ -33,13 +29,14 @@ from raypixel.kernels.raster_cells import (
     prefetch_row,
     prefetch_tile,
     read_row,
+    run_tasks,
     stored_column,
     task_maps,
     task_shape,
     write_row,
     zero,
 )
-from raypixel.kernels.simd import LANES, load, shifted, store, take_next
+from raypixel.kernels.simd import LANES, load, shifted, store
 from raypixel.kernels.tiles import add_product, gather_lanes
 
 _BLOCK = LANES * LANES
@@ -263,19 +260,9 @@ def _row_task(table, task, scratch):
 
 def diagonal_backward(table):
     """Work on tasks of a Diagonal LSTM until none is left; many threads may do so at once."""
-    worker = take_next(table, NEXT_WORKER)
-    scratch = part(table, _SCRATCH, worker, table[SCRATCH_SIZE])
-    task = take_next(table, NEXT_TASK)
-    while task < table[NUM_TASKS]:
-        _diagonal_task(table, task, scratch)
-        task = take_next(table, NEXT_TASK)
+    run_tasks(table, _SCRATCH, _diagonal_task)
 
 
 def row_backward(table):
     """Work on tasks of a Row LSTM until none is left; many threads may do so at once."""
-    worker = take_next(table, NEXT_WORKER)
-    scratch = part(table, _SCRATCH, worker, table[SCRATCH_SIZE])
-    task = take_next(table, NEXT_TASK)
-    while task < table[NUM_TASKS]:
-        _row_task(table, task, scratch)
-        task = take_next(table, NEXT_TASK)
+    run_tasks(table, _SCRATCH, _row_task)

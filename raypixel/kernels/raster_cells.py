@@ -33,6 +33,7 @@ from raypixel.kernels.simd import (
     sigmoid,
     store,
     stream,
+    take_next,
     tanh,
 )
 from raypixel.kernels.tiles import add_product, gather_lanes, scatter_lanes
@@ -42,7 +43,7 @@ _BLOCK = LANES * LANES
 
 # What a kernel is called with: one array of int64, beginning with these.
 NEXT_TASK, NEXT_WORKER, NUM_TASKS, NUM_IMAGES, NUM_DIRECTIONS = 0, 1, 2, 3, 4
-SIZE, HEIGHT, WIDTH, COLUMN_STEPS, IS_RECORDED, SCRATCH_SIZE, ADDRESSES = 5, 6, 7, 8, 10, 11, 12
+SIZE, HEIGHT, WIDTH, COLUMN_STEPS, KEEPS, SCRATCH_SIZE, ADDRESSES = 5, 6, 7, 8, 10, 11, 12
 
 
 @njit
@@ -66,6 +67,17 @@ def task_maps(table, argument, task, channels):
 def part(table, argument, index, length):
     """Return part `index` of an argument made of parts of equal length."""
     return shifted(as_floats(table[ADDRESSES + argument]), index * length)
+
+
+@njit
+def run_tasks(table, scratch_argument, run_task):
+    """Take tasks until none is left, with a part of the scratch memory for this thread."""
+    worker = take_next(table, NEXT_WORKER)
+    scratch = part(table, scratch_argument, worker, table[SCRATCH_SIZE])
+    task = take_next(table, NEXT_TASK)
+    while task < table[NUM_TASKS]:
+        run_task(table, task, scratch)
+        task = take_next(table, NEXT_TASK)
 
 
 @njit

@@ -16,12 +16,8 @@ from __future__ import annotations
 from numba import njit
 
 from raypixel.kernels.raster_cells import (
-    IS_RECORDED,
-    NEXT_TASK,
-    NEXT_WORKER,
+    KEEPS,
     NUM_DIRECTIONS,
-    NUM_TASKS,
-    SCRATCH_SIZE,
     copy,
     fill,
     multiply,
@@ -29,13 +25,14 @@ from raypixel.kernels.raster_cells import (
     part,
     prefetch_row,
     read_row,
+    run_tasks,
     task_maps,
     task_shape,
     update,
     write_row,
     zero,
 )
-from raypixel.kernels.simd import LANES, shifted, take_next
+from raypixel.kernels.simd import LANES, shifted
 
 # Arguments, in the order of the table.
 _INPUTS, _HIDDEN, _GATES, _CELLS, _WEIGHTS, _INITIAL_HIDDEN, _INITIAL_CELL, _SCRATCH = range(8)
@@ -48,10 +45,8 @@ def _diagonal_task(table, task, scratch):
     lanes, size, height, width, column_step = shape
     input_shape = (lanes, 4 * size, height, width, column_step)
     direction = task % table[NUM_DIRECTIONS]
-    inputs, hidden = (
-        task_maps(table, _INPUTS, task, 4 * size),
-        task_maps(table, _HIDDEN, task, size),
-    )
+    inputs = task_maps(table, _INPUTS, task, 4 * size)
+    hidden = task_maps(table, _HIDDEN, task, size)
     hidden_step = table[NUM_DIRECTIONS] * size * height * width
     gates_size, tile = padded(4 * size) * LANES, size * LANES
     gates_step, cells_step = width * gates_size, (width + 1) * tile
@@ -87,7 +82,7 @@ def _diagonal_task(table, task, scratch):
             copy(x, 2 * at + tile, row, at, size)
             copy(x, 2 * at + 2 * tile, row, at, size)
         write_row(shifted(hidden, line * width), hidden_step, row, tile, shape)
-        if table[IS_RECORDED]:
+        if table[KEEPS]:
             gates, cells = shifted(gates, gates_step), shifted(cells, cells_step)
 
 
@@ -97,10 +92,8 @@ def _row_task(table, task, scratch):
     shape = task_shape(table, task)
     lanes, size, height, width, column_step = shape
     input_shape = (lanes, 4 * size, height, width, column_step)
-    inputs, hidden = (
-        task_maps(table, _INPUTS, task, 4 * size),
-        task_maps(table, _HIDDEN, task, size),
-    )
+    inputs = task_maps(table, _INPUTS, task, 4 * size)
+    hidden = task_maps(table, _HIDDEN, task, size)
     hidden_step = size * height * width
     gates_size, tile = padded(4 * size) * LANES, size * LANES
     gates_step, cells_step = width * gates_size, width * tile
@@ -117,7 +110,7 @@ def _row_task(table, task, scratch):
     for line in range(height):
         read_row(pre, gates_size, shifted(inputs, line * width), 4 * hidden_step, input_shape)
         following = shifted(inputs, min(line + 1, height - 1) * width)
-        below = shifted(cells, cells_step) if table[IS_RECORDED] else cells
+        below = shifted(cells, cells_step) if table[KEEPS] else cells
         for column in range(width):
             prefetch_row(following, 4 * hidden_step, column, input_shape)
             at = column * tile
@@ -135,14 +128,14 @@ def _row_task(table, task, scratch):
             )
         copy(x, tile, row, 0, width * size)
         write_row(shifted(hidden, line * width), hidden_step, row, tile, shape)
-        if table[IS_RECORDED]:
+        if table[KEEPS]:
             gates, cells = shifted(gates, gates_step), below
 
 
 @njit
 def _kept_rows(table, task, gates_step, cells_step, height):
     """Return a task's first row of gates and of cells."""
-    if table[IS_RECORDED]:
+    if table[KEEPS]:
         gates = part(table, _GATES, task, height * gates_step)
         return gates, part(table, _CELLS, task, (height + 1) * cells_step)
     return part(table, _GATES, task, gates_step), part(table, _CELLS, task, cells_step)
@@ -150,19 +143,9 @@ def _kept_rows(table, task, gates_step, cells_step, height):
 
 def diagonal_forward(table):
     """Work on tasks of a Diagonal LSTM until none is left; many threads may do so at once."""
-    worker = take_next(table, NEXT_WORKER)
-    scratch = part(table, _SCRATCH, worker, table[SCRATCH_SIZE])
-    task = take_next(table, NEXT_TASK)
-    while task < table[NUM_TASKS]:
-        _diagonal_task(table, task, scratch)
-        task = take_next(table, NEXT_TASK)
+    run_tasks(table, _SCRATCH, _diagonal_task)
 
 
 def row_forward(table):
     """Work on tasks of a Row LSTM until none is left; many threads may do so at once."""
-    worker = take_next(table, NEXT_WORKER)
-    scratch = part(table, _SCRATCH, worker, table[SCRATCH_SIZE])
-    task = take_next(table, NEXT_TASK)
-    while task < table[NUM_TASKS]:
-        _row_task(table, task, scratch)
-        task = take_next(table, NEXT_TASK)
+    run_tasks(table, _SCRATCH, _row_task)

@@ -15,13 +15,12 @@ Reference: van den Oord et al. 2016a, sec. 3.1 (Row LSTM), sec. 3.2 (Diagonal Bi
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Direction = Literal["left_to_right", "right_to_left"]
+Flips = tuple[bool, ...] | None
+"""Which directions of a Diagonal LSTM read rows from right to left; None stands for a Row LSTM."""
 
 
 def skew(x: Tensor) -> Tensor:
@@ -56,36 +55,33 @@ def unskew(x: Tensor) -> Tensor:
     return padded.unflatten(-1, (height, width + height))[..., :width]
 
 
-def diagonal(
+def flip(maps: Tensor, flips: Flips) -> Tensor:
+    """Return maps (N, D, C, H, W) with the columns of some directions reversed."""
+    if flips is None or not any(flips):
+        return maps
+    directions = zip(maps.unbind(1), flips, strict=True)
+    return torch.stack([m.flip(-1) if is_flipped else m for m, is_flipped in directions], dim=1)
+
+
+def hidden_states(
     input_to_state: Tensor,
     weights: Tensor,
-    *,
     initial_hidden: Tensor,
     initial_cell: Tensor,
-    directions: tuple[Direction, ...],
+    *,
+    flips: Flips,
 ) -> Tensor:
-    """Return the hidden states of a Diagonal LSTM in D directions.
-
-    Args:
-        input_to_state: Pre-activations, (N, D, 4h, H, W).
-        weights: State-to-state weights, left neighbour then upper, (D, 4h, 2h).
-        initial_hidden: (D, h).
-        initial_cell: (D, h).
-        directions: One per D.
-
-    Returns:
-        Hidden states, (N, D, h, H, W).
-    """
-    hidden = []
-    for index, direction in enumerate(directions):
-        maps = input_to_state[:, index]
-        if direction == "right_to_left":
-            maps = maps.flip(-1)
-        weight_left, weight_up = weights[index].chunk(2, dim=-1)
-        initial = (initial_hidden[index, :, None], initial_cell[index, :, None])  # (h, 1)
-        states = _diagonal_lstm(maps, weight_left, weight_up, *initial)
-        hidden.append(states.flip(-1) if direction == "right_to_left" else states)
-    return torch.stack(hidden, dim=1)
+    """Return the hidden states, (N, D, h, H, W); arguments are those of `raypixel.kernels._run`."""
+    if flips is None:
+        return _row_lstm(input_to_state[:, 0], weights[0], initial_hidden[0], initial_cell[0])[
+            :, None
+        ]
+    states = []
+    for direction, maps in enumerate(flip(input_to_state, flips).unbind(1)):
+        weight_left, weight_up = weights[direction].chunk(2, dim=-1)
+        initial = (initial_hidden[direction, :, None], initial_cell[direction, :, None])  # (h, 1)
+        states.append(_diagonal_lstm(maps, weight_left, weight_up, *initial))
+    return flip(torch.stack(states, dim=1), flips)
 
 
 def _diagonal_lstm(
@@ -114,29 +110,19 @@ def _diagonal_lstm(
     return unskew(torch.stack(states, dim=-1))
 
 
-def row(
-    input_to_state: Tensor, weights: Tensor, *, initial_hidden: Tensor, initial_cell: Tensor
+def _row_lstm(
+    input_to_state: Tensor, weight: Tensor, initial_hidden: Tensor, initial_cell: Tensor
 ) -> Tensor:
-    """Return the hidden states of a Row LSTM, row by row.
-
-    Args:
-        input_to_state: Pre-activations, (N, 1, 4h, H, W).
-        weights: State-to-state weights, left, middle and right, (1, 4h, 3h).
-        initial_hidden: (1, h).
-        initial_cell: (1, h).
-
-    Returns:
-        Hidden states, (N, 1, h, H, W).
-    """
-    num_images, _, _, _, width = input_to_state.shape
-    kernel = weights[0].unflatten(-1, (3, -1)).mT  # (4h, h, 3)
-    hidden = initial_hidden[0, :, None].expand(num_images, -1, width)  # (N, h, W)
-    cell = initial_cell[0, :, None].expand(num_images, -1, width)
+    """Return the hidden states (N, h, H, W), one row after another."""
+    num_images, _, _, width = input_to_state.shape
+    kernel = weight.unflatten(-1, (3, -1)).mT  # (4h, h, 3)
+    hidden = initial_hidden[:, None].expand(num_images, -1, width)  # (N, h, W)
+    cell = initial_cell[:, None].expand(num_images, -1, width)
     states = []
-    for line in input_to_state[:, 0].unbind(-2):  # (N, 4h, W)
+    for line in input_to_state.unbind(-2):  # (N, 4h, W)
         hidden, cell = _lstm_cell(line + F.conv1d(hidden, kernel, padding=1), cell)
         states.append(hidden)
-    return torch.stack(states, dim=-2)[:, None]
+    return torch.stack(states, dim=-2)
 
 
 def _lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

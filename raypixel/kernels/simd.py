@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import math
 import operator
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
@@ -38,27 +35,6 @@ VECTOR = ir.VectorType(_FLOAT, LANES)
 INTS = ir.VectorType(INT32, LANES)
 _BYTES = ir.IntType(8).as_pointer()
 _MASK = ir.VectorType(ir.IntType(1), LANES)
-
-
-def drop_stale_code(folder: Path) -> None:
-    """Forget a folder's functions compiled before an edit of any file there or here; Numba looks at their own only."""
-    sources = [*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")]
-    newest = max(source.stat().st_mtime for source in sources)
-    for index in folder.glob("__pycache__/*.nbi"):
-        with suppress(FileNotFoundError):  # another process was faster
-            if index.stat().st_mtime < newest:
-                index.unlink()
-
-
-@cache
-def compile_kernel(function: Any) -> Any:
-    """Return a C function of one pointer to int64, compiled or read from disk."""
-    drop_stale_code(Path(__file__).parent)
-    signature = types.void(types.CPointer(types.int64))
-    try:
-        return cfunc(signature, cache=True)(function)
-    except RuntimeError:  # neither this directory nor the user's cache directory can be written
-        return cfunc(signature)(function)
 
 
 class Float32x16(types.Type):
@@ -138,30 +114,30 @@ def emit_masked_store(builder: Any, base: Any, offset: Any, value: Any, columns:
 
 
 @intrinsic
-def as_floats(typing: Any, address: Any) -> Any:
+def as_floats(typing, address):
     """Return an integer address as a pointer to float32."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         return builder.inttoptr(args[0], _FLOAT.as_pointer())
 
     return floats(types.int64), codegen
 
 
 @intrinsic
-def shifted(typing: Any, base: Any, offset: Any) -> Any:
+def shifted(typing, base, offset):
     """Return a pointer moved on by a number of floats."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         return builder.gep(args[0], [args[1]])
 
     return floats(floats, types.intp), codegen
 
 
 @intrinsic
-def prefetch(typing: Any, base: Any, offset: Any) -> Any:
+def prefetch(typing, base, offset):
     """Ask for the cache line at an offset, which need not be readable."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         pointer = builder.bitcast(builder.gep(args[0], [args[1]]), _BYTES)
         prototype = ir.FunctionType(ir.VoidType(), [_BYTES, INT32, INT32, INT32])
         function = cgutils.get_or_insert_function(builder.module, prototype, "llvm.prefetch.p0")
@@ -172,10 +148,10 @@ def prefetch(typing: Any, base: Any, offset: Any) -> Any:
 
 
 @intrinsic
-def take_next(typing: Any, counters: Any, index: Any) -> Any:
+def take_next(typing, counters, index):
     """Return an integer in memory and increase it, atomically among threads."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         counter = builder.gep(args[0], [args[1]])
         return builder.atomic_rmw("add", counter, INT64(1), "monotonic")
 
@@ -183,20 +159,20 @@ def take_next(typing: Any, counters: Any, index: Any) -> Any:
 
 
 @intrinsic
-def load(typing: Any, base: Any, offset: Any) -> Any:
+def load(typing, base, offset):
     """Return the sixteen floats at an offset."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         return emit_load(builder, args[0], args[1])
 
     return float32x16(floats, types.intp), codegen
 
 
 @intrinsic
-def store(typing: Any, base: Any, offset: Any, value: Any) -> Any:
+def store(typing, base, offset, value):
     """Write sixteen floats at an offset."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         emit_store(builder, *args)
         return context.get_dummy_value()
 
@@ -204,10 +180,10 @@ def store(typing: Any, base: Any, offset: Any, value: Any) -> Any:
 
 
 @intrinsic
-def stream(typing: Any, base: Any, offset: Any, value: Any) -> Any:
+def stream(typing, base, offset, value):
     """Write sixteen floats past the caches; the address must be a multiple of 64."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         pointer = builder.bitcast(builder.gep(args[0], [args[1]]), VECTOR.as_pointer())
         instruction = builder.store(args[2], pointer, align=64)
         instruction.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
@@ -217,30 +193,30 @@ def stream(typing: Any, base: Any, offset: Any, value: Any) -> Any:
 
 
 @intrinsic
-def broadcast(typing: Any, scalar: Any) -> Any:
+def broadcast(typing, scalar):
     """Return a scalar in all lanes."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         return emit_splat(builder, args[0])
 
     return float32x16(types.float32), codegen
 
 
 @intrinsic
-def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+def fma(typing, a, b, c):
     """Return a * b + c, rounded once."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         return emit_fma(builder, *args)
 
     return float32x16(float32x16, float32x16, float32x16), codegen
 
 
 @intrinsic
-def clamp(typing: Any, a: Any, low: Any, high: Any) -> Any:
+def clamp(typing, a, low, high):
     """Return a within [low, high]; nan stays nan."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         value, low, high = args
         value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
         return builder.select(builder.fcmp_ordered(">", value, high), high, value)
@@ -249,10 +225,10 @@ def clamp(typing: Any, a: Any, low: Any, high: Any) -> Any:
 
 
 @intrinsic
-def _scale_by_power(typing: Any, value: Any, shifted: Any) -> Any:
+def _scale_by_power(typing, value, shifted):
     """Return value * 2^n, where the integer n lies in the low bits of `shifted`."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         power = builder.shl(builder.bitcast(args[1], INTS), ir.Constant(INTS, [23] * LANES))
         return builder.bitcast(builder.add(builder.bitcast(args[0], INTS), power), VECTOR)
 
@@ -261,8 +237,8 @@ def _scale_by_power(typing: Any, value: Any, shifted: Any) -> Any:
 
 def _register_operator(function: Any, instruction: str) -> None:
     @intrinsic
-    def lanewise(typing: Any, a: Any, b: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def lanewise(typing, a, b):
+        def codegen(context, builder, signature, args):
             return getattr(builder, instruction)(args[0], args[1], flags=("contract",))
 
         return float32x16(float32x16, float32x16), codegen

@@ -6,6 +6,8 @@ is the sixteen floats from p + 16 r.
 # Numba's compiler hooks take a fixed list of arguments, used or not.
 # ruff: noqa: ARG001
 
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 from typing import Any
@@ -45,22 +47,13 @@ def _accumulate(builder: Any, base: Any, offset: Any, depth: Any, step: Any) -> 
 
 
 @intrinsic
-def add_product(
-    typing: Any,
-    target: Any,
-    target_offset: Any,
-    weights: Any,
-    weight_offset: Any,
-    x: Any,
-    x_offset: Any,
-    depth: Any,
-) -> Any:
+def add_product(typing, target, target_offset, weights, weight_offset, x, x_offset, depth):
     """Add W x to sixteen vectors: target[r] += sum over d of weights[d, r] * x[d].
 
     `weights` holds scalars, (depth, 16); `x` holds `depth` vectors.
     """
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         bases = [args[i] for i in (0, 2, 4)]
         _, place, _, weight_place, _, x_place, count = args
 
@@ -97,7 +90,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-class _Rows:
+class _Places:
     """Sixteen places in memory, one step apart; those from `count` on are aimed at the last one.
 
     So a block with fewer rows needs no branches: what is read twice is not used, and writes go in
@@ -116,25 +109,25 @@ class _Rows:
 
 @intrinsic
 def gather_lanes(
-    typing: Any,
-    target: Any,
-    target_offset: Any,
-    target_step: Any,
-    num_vectors: Any,
-    source: Any,
-    source_offset: Any,
-    source_step: Any,
-    num_lanes: Any,
-) -> Any:
+    typing,
+    target,
+    target_offset,
+    target_step,
+    num_vectors,
+    source,
+    source_offset,
+    source_step,
+    num_lanes,
+):
     """Read lane r of `num_vectors` vectors from source_offset + r * source_step, contiguous there.
 
     Vector k is written at target_offset + k * target_step, with zeros in lanes >= `num_lanes`.
     """
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         bases = [args[i] for i in (0, 4)]
-        vectors = _Rows(builder, bases[0], *args[1:4])
-        lanes = _Rows(builder, bases[1], *args[5:8])
+        vectors = _Places(builder, bases[0], *args[1:4])
+        lanes = _Places(builder, bases[1], *args[5:8])
         columns = builder.trunc(args[3], simd.INT32)
         rows = [
             simd.emit_masked_load(
@@ -155,22 +148,22 @@ def gather_lanes(
 
 @intrinsic
 def scatter_lanes(
-    typing: Any,
-    target: Any,
-    target_offset: Any,
-    target_step: Any,
-    num_lanes: Any,
-    source: Any,
-    source_offset: Any,
-    source_step: Any,
-    num_vectors: Any,
-) -> Any:
+    typing,
+    target,
+    target_offset,
+    target_step,
+    num_lanes,
+    source,
+    source_offset,
+    source_step,
+    num_vectors,
+):
     """Undo `gather_lanes`: write lane r of the vectors from target_offset + r * target_step on."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         bases = [args[i] for i in (0, 4)]
-        lanes = _Rows(builder, bases[0], *args[1:4])
-        vectors = _Rows(builder, bases[1], *args[5:8])
+        lanes = _Places(builder, bases[0], *args[1:4])
+        vectors = _Places(builder, bases[1], *args[5:8])
         columns = builder.trunc(args[7], simd.INT32)
         rows = [simd.emit_load(builder, vectors.base, place) for place in vectors.places]
         for place, row in reversed(

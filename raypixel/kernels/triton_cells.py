@@ -13,6 +13,8 @@ The Diagonal LSTM holds its weights in registers, element-wise over the threads,
 them by one cell's states at a time. What a cell reads from memory is loaded one cell ahead.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import triton
@@ -21,28 +23,18 @@ import triton.language as tl
 
 @triton.jit
 def diagonal_forward(
-    input_to_state: tl.tensor,
-    gates: tl.tensor,
-    hidden: tl.tensor,
-    cell: tl.tensor,
-    weights: tl.tensor,
-    num_directions: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    SIZE: tl.constexpr,
-    PADDED: tl.constexpr,
-) -> None:
+    input_to_state, gates, hidden, cell, weights, num_directions, height, width,
+    SIZE: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     """Fill the gate map and the state maps of a Diagonal LSTM."""
-    program = tl.program_id(0).to(tl.int64)
-    channels = tl.arange(0, PADDED)[None, :]
-    lines = tl.arange(0, 4 * PADDED)[None, :]
+    channels, lines = _channels_and_lines(PADDED)
     is_channel, is_line = channels < SIZE, lines < 4 * SIZE
-    weight_left, weight_up = _load_weights(weights, program % num_directions, SIZE, PADDED)
+    weight_left, weight_up = _load_weights(weights, num_directions, SIZE, PADDED)
     row_length = (width + 2) * SIZE
-    input_to_state += program * height * width * 4 * SIZE + lines
-    gates += program * height * width * 4 * SIZE + lines
-    hidden += program * (height + 1) * row_length + channels
-    cell += program * (height + 1) * row_length + channels
+    input_to_state = _pixels(input_to_state, height, width, 4 * SIZE) + lines
+    gates = _pixels(gates, height, width, 4 * SIZE) + lines
+    hidden = _pixels(hidden, height + 1, width + 2, SIZE) + channels
+    cell = _pixels(cell, height + 1, width + 2, SIZE) + channels
     for i in range(height):
         tl.debug_barrier()
         left = tl.load(hidden + (i + 1) * row_length, mask=is_channel, other=0.0)  # (1, h)
@@ -66,30 +58,19 @@ def diagonal_forward(
 
 @triton.jit
 def diagonal_backward(
-    gates: tl.tensor,
-    cell: tl.tensor,
-    d_hidden: tl.tensor,
-    d_gates: tl.tensor,
-    d_initial_cell: tl.tensor,
-    weights: tl.tensor,
-    num_directions: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    SIZE: tl.constexpr,
-    PADDED: tl.constexpr,
-) -> None:
+    gates, cell, d_hidden, d_gates, d_initial_cell, weights, num_directions, height, width,
+    SIZE: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     """Fill the gradients of the pre-activations and, row by row, of the initial cell state."""
-    program = tl.program_id(0).to(tl.int64)
-    channels = tl.arange(0, PADDED)[None, :]
-    lines = tl.arange(0, 4 * PADDED)[None, :]
+    channels, lines = _channels_and_lines(PADDED)
     is_channel, is_line = channels < SIZE, lines < 4 * SIZE
-    weight_left, weight_up = _load_weights(weights, program % num_directions, SIZE, PADDED)
+    weight_left, weight_up = _load_weights(weights, num_directions, SIZE, PADDED)
     row_length = (width + 2) * SIZE
-    gates += program * height * width * 4 * SIZE + lines
-    d_gates += program * height * width * 4 * SIZE + lines
-    d_hidden += program * height * width * SIZE + channels
-    cell += program * (height + 1) * row_length + channels
-    d_initial_cell += program * height * SIZE + channels
+    gates = _pixels(gates, height, width, 4 * SIZE) + lines
+    d_gates = _pixels(d_gates, height, width, 4 * SIZE) + lines
+    d_hidden = _pixels(d_hidden, height, width, SIZE) + channels
+    cell = _pixels(cell, height + 1, width + 2, SIZE) + channels
+    d_initial_cell = _pixels(d_initial_cell, height, 1, SIZE) + channels
     for step in range(height):
         i = height - 1 - step
         tl.debug_barrier()
@@ -125,27 +106,16 @@ def diagonal_backward(
 
 @triton.jit
 def row_forward(
-    input_to_state: tl.tensor,
-    gates: tl.tensor,
-    hidden: tl.tensor,
-    cell: tl.tensor,
-    weights: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    SIZE: tl.constexpr,
-    PADDED: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    CHUNK: tl.constexpr,
-) -> None:
+    input_to_state, gates, hidden, cell, weights, height, width,
+    SIZE: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     """Fill the gate map and the state maps of a Row LSTM, a block of columns at a time."""
-    program = tl.program_id(0).to(tl.int64)
-    channels = tl.arange(0, PADDED)[None, :]
-    lines = tl.arange(0, 4 * PADDED)[None, :]
+    channels, lines = _channels_and_lines(PADDED)
     row_length = (width + 2) * SIZE
-    input_to_state += program * height * width * 4 * SIZE
-    gates += program * height * width * 4 * SIZE
-    hidden += program * (height + 1) * row_length
-    cell += program * (height + 1) * row_length
+    input_to_state = _pixels(input_to_state, height, width, 4 * SIZE)
+    gates = _pixels(gates, height, width, 4 * SIZE)
+    hidden = _pixels(hidden, height + 1, width + 2, SIZE)
+    cell = _pixels(cell, height + 1, width + 2, SIZE)
     for i in range(height):
         tl.debug_barrier()
         for first in range(0, width, COLUMNS):
@@ -180,29 +150,17 @@ def row_forward(
 
 @triton.jit
 def row_backward(
-    gates: tl.tensor,
-    cell: tl.tensor,
-    d_hidden: tl.tensor,
-    d_gates: tl.tensor,
-    d_cell: tl.tensor,
-    weights: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    SIZE: tl.constexpr,
-    PADDED: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    CHUNK: tl.constexpr,
-) -> None:
+    gates, cell, d_hidden, d_gates, d_cell, weights, height, width,
+    SIZE: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     """Fill the gradients of the pre-activations and, for each pixel, of the cell state above it."""
-    program = tl.program_id(0).to(tl.int64)
-    channels = tl.arange(0, PADDED)[None, :]
-    lines = tl.arange(0, 4 * PADDED)[None, :]
+    channels, lines = _channels_and_lines(PADDED)
     row_length = (width + 2) * SIZE
-    gates += program * height * width * 4 * SIZE
-    d_gates += program * height * width * 4 * SIZE
-    d_hidden += program * height * width * SIZE
-    d_cell += program * height * width * SIZE
-    cell += program * (height + 1) * row_length
+    gates = _pixels(gates, height, width, 4 * SIZE)
+    d_gates = _pixels(d_gates, height, width, 4 * SIZE)
+    d_hidden = _pixels(d_hidden, height, width, SIZE)
+    d_cell = _pixels(d_cell, height, width, SIZE)
+    cell = _pixels(cell, height + 1, width + 2, SIZE)
     for step in range(height):
         i = height - 1 - step
         width_below = tl.where(step > 0, width, 0)  # the last row has none below
@@ -246,10 +204,21 @@ def row_backward(
 
 
 @triton.jit
-def _load_weights(
-    weights: tl.tensor, direction: tl.tensor, SIZE: tl.constexpr, PADDED: tl.constexpr
-) -> tuple[tl.tensor, ...]:
-    """Return the left and the upper neighbour's weights, (4h, h) each."""
+def _channels_and_lines(PADDED: tl.constexpr):
+    """Return the numbers of a cell's channels, (1, h), and of its gates, (1, 4h)."""
+    return tl.arange(0, PADDED)[None, :], tl.arange(0, 4 * PADDED)[None, :]
+
+
+@triton.jit
+def _pixels(maps, num_rows, num_columns, CHANNELS: tl.constexpr):
+    """Return where this program's part of maps (program, rows, columns, channels) begins."""
+    return maps + tl.program_id(0).to(tl.int64) * num_rows * num_columns * CHANNELS
+
+
+@triton.jit
+def _load_weights(weights, num_directions, SIZE: tl.constexpr, PADDED: tl.constexpr):
+    """Return the left and the upper neighbour's weights in this program's direction, (4h, h) each."""
+    direction = tl.program_id(0).to(tl.int64) % num_directions
     lines = tl.arange(0, 4 * PADDED)[:, None]
     channels = tl.arange(0, PADDED)[None, :]
     left = weights + direction * 8 * SIZE * SIZE + lines * SIZE + channels
@@ -260,9 +229,7 @@ def _load_weights(
 
 
 @triton.jit
-def _cell_forward(
-    gates: tl.tensor, carried: tl.tensor, ROWS: tl.constexpr, PADDED: tl.constexpr
-) -> tuple[tl.tensor, ...]:
+def _cell_forward(gates, carried, ROWS: tl.constexpr, PADDED: tl.constexpr):
     """Return activated gates (ROWS, 4h), hidden and cell states (ROWS, h)."""
     output, forget, admit, content = _split_gates(gates, ROWS, PADDED)
     output, forget, admit = tl.sigmoid(output), tl.sigmoid(forget), tl.sigmoid(admit)
@@ -274,14 +241,9 @@ def _cell_forward(
 
 @triton.jit
 def _cell_backward(
-    gates: tl.tensor,
-    cell: tl.tensor,
-    before: tl.tensor,
-    d_hidden: tl.tensor,
-    d_cell: tl.tensor,
-    ROWS: tl.constexpr,
-    PADDED: tl.constexpr,
-) -> tuple[tl.tensor, ...]:
+    gates, cell, before, d_hidden, d_cell,
+    ROWS: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     """Return the gradients of the pre-activations (ROWS, 4h) and of the cell state before."""
     output, forget, admit, content = _split_gates(gates, ROWS, PADDED)
     squashed = _tanh(cell)
@@ -295,9 +257,7 @@ def _cell_backward(
 
 
 @triton.jit
-def _split_gates(
-    gates: tl.tensor, ROWS: tl.constexpr, PADDED: tl.constexpr
-) -> tuple[tl.tensor, ...]:
+def _split_gates(gates, ROWS: tl.constexpr, PADDED: tl.constexpr):
     """Return o, f, i, g, (ROWS, h) each, from (ROWS, 4h)."""
     even, odd = tl.split(tl.reshape(gates, (ROWS, PADDED, 2, 2)))
     output, admit = tl.split(even)
@@ -307,19 +267,15 @@ def _split_gates(
 
 @triton.jit
 def _join_gates(
-    output: tl.tensor,
-    forget: tl.tensor,
-    admit: tl.tensor,
-    content: tl.tensor,
-    ROWS: tl.constexpr,
-    PADDED: tl.constexpr,
-) -> tuple[tl.tensor, ...]:
+    output, forget, admit, content,
+    ROWS: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     """Undo `_split_gates`."""
     pairs = tl.join(tl.join(output, admit), tl.join(forget, content))
     return tl.reshape(pairs, (ROWS, 4 * PADDED))
 
 
 @triton.jit
-def _tanh(x: tl.tensor) -> tl.tensor:
+def _tanh(x):
     # Accurate to 2e-7 in absolute terms; the exact function is not in Triton's own language.
     return 2 * tl.sigmoid(2 * x) - 1

@@ -19,15 +19,13 @@ up to which they are chosen is what fits, not what was measured to be faster.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from raypixel.kernels import triton_cells
-from raypixel.kernels.reference import Direction
+from raypixel.kernels.reference import Flips, flip
 
 # Pipelining would break the kernels. Fused multiply-add is asked for: Triton 3.9 warns otherwise.
 _COMPILER_OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
@@ -56,116 +54,66 @@ _ROW = (
 )
 
 
-def diagonal(
+def forward(
     input_to_state: Tensor,
     weights: Tensor,
-    *,
     initial_hidden: Tensor,
     initial_cell: Tensor,
-    directions: tuple[Direction, ...],
-) -> Tensor:
-    """Return the hidden states of a Diagonal LSTM in D directions.
-
-    Args:
-        input_to_state: Pre-activations, (N, D, 4h, H, W).
-        weights: State-to-state weights, left neighbour then upper, (D, 4h, 2h).
-        initial_hidden: (D, h).
-        initial_cell: (D, h).
-        directions: One per D.
-
-    Returns:
-        Hidden states, (N, D, h, H, W).
-    """
-    flips = tuple(direction == "right_to_left" for direction in directions)
-    hidden: Tensor = _Launched.apply(input_to_state, weights, initial_hidden, initial_cell, flips)
-    return hidden
-
-
-def row(
-    input_to_state: Tensor, weights: Tensor, *, initial_hidden: Tensor, initial_cell: Tensor
-) -> Tensor:
-    """Return the hidden states of a Row LSTM.
-
-    Args:
-        input_to_state: Pre-activations, (N, 1, 4h, H, W).
-        weights: State-to-state weights, left, middle and right, (1, 4h, 3h).
-        initial_hidden: (1, h).
-        initial_cell: (1, h).
-
-    Returns:
-        Hidden states, (N, 1, h, H, W).
-    """
-    hidden: Tensor = _Launched.apply(input_to_state, weights, initial_hidden, initial_cell, None)
-    return hidden
+    *,
+    flips: Flips,
+    keeps: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the hidden states; keep gates, hidden and cell states."""
+    num_images, num_directions, channels, height, width = input_to_state.shape
+    size, is_row = channels // 4, flips is None
+    x = _gates_to_pixels(input_to_state, flips)
+    matrices = _interleave(weights, num_neighbours=3 if is_row else 2)
+    gates = torch.empty_like(x)
+    hidden, cell = (
+        _bordered(initial, num_images, height, width, is_row=is_row)
+        for initial in (initial_hidden, initial_cell)
+    )
+    grid = (num_images * num_directions,)
+    tensors = (x, gates, hidden, cell, matrices)
+    with torch.cuda.device_of(x):
+        if is_row:
+            options = _row_options(size, chunk=16)
+            triton_cells.row_forward[grid](*tensors, height, width, **options)
+        else:
+            shape = (num_directions, height, width)
+            triton_cells.diagonal_forward[grid](*tensors, *shape, **_diagonal_options(size))
+    states = flip(hidden[:, :, 1:, 1 : width + 1].permute(0, 1, 4, 2, 3), flips)
+    kept = (gates, hidden, cell, matrices) if keeps else ()
+    return states.clone(memory_format=torch.contiguous_format), kept
 
 
-class _Launched(torch.autograd.Function):
-    """Both recurrences; a Row LSTM is the one without flips."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input_to_state: Tensor,
-        weights: Tensor,
-        initial_hidden: Tensor,
-        initial_cell: Tensor,
-        flips: tuple[bool, ...] | None,
-    ) -> Tensor:
-        """Keep gates, hidden and cell states."""
-        num_images, num_directions, channels, height, width = input_to_state.shape
-        size = channels // 4
-        x = _gates_to_pixels(input_to_state, flips)
-        matrices = _interleave(weights, num_neighbours=3 if flips is None else 2)
-        gates = torch.empty_like(x)
-        hidden, cell = (
-            _bordered(initial, num_images, height, width, is_row=flips is None)
-            for initial in (initial_hidden, initial_cell)
-        )
-        grid = (num_images * num_directions,)
-        tensors = (x, gates, hidden, cell, matrices)
-        with torch.cuda.device_of(x):
-            if flips is None:
-                options = _row_options(size, chunk=16)
-                triton_cells.row_forward[grid](*tensors, height, width, **options)
-            else:
-                shape = (num_directions, height, width)
-                options = _diagonal_options(size)
-                triton_cells.diagonal_forward[grid](*tensors, *shape, **options)
-        ctx.save_for_backward(gates, hidden, cell, matrices)
-        ctx.flips = flips
-        states = hidden[:, :, 1:, 1 : width + 1].permute(0, 1, 4, 2, 3)
-        return _flip(states, flips).clone(memory_format=torch.contiguous_format)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, hidden_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the four tensors."""
-        gates, hidden, cell, matrices = ctx.saved_tensors
-        num_images, num_directions, size, height, width = hidden_gradient.shape
-        d_hidden = _flip(hidden_gradient, ctx.flips).permute(0, 1, 3, 4, 2).contiguous()
-        d_gates = torch.empty_like(gates)
-        grid = (num_images * num_directions,)
-        with torch.cuda.device_of(gates):
-            if ctx.flips is None:
-                d_cell = torch.empty_like(d_hidden)  # (N, 1, H, W, h)
-                tensors = (gates, cell, d_hidden, d_gates, d_cell, matrices)
-                options = _row_options(size, chunk=32)
-                triton_cells.row_backward[grid](*tensors, height, width, **options)
-                d_initial_cell = d_cell[:, :, 0].sum(dim=(0, 2))
-            else:
-                d_cell = d_hidden.new_empty(num_images, num_directions, height, size)
-                tensors = (gates, cell, d_hidden, d_gates, d_cell, matrices)
-                shape = (num_directions, height, width)
-                options = _diagonal_options(size)
-                triton_cells.diagonal_backward[grid](*tensors, *shape, **options)
-                d_initial_cell = d_cell.sum(dim=(0, 2))
-        neighbours = _ROW if ctx.flips is None else _DIAGONAL
-        with torch.autocast(gates.device.type, enabled=False):
-            d_matrices = _weight_gradient(d_gates, hidden, neighbours)
-            d_initial_hidden = _initial_gradient(d_gates, matrices, neighbours)
-        d_weights = d_matrices.unflatten(1, (size, 4)).transpose(1, 2).flatten(1, 2)
-        d_x = _pixels_to_gates(d_gates, ctx.flips)
-        return d_x, d_weights, d_initial_hidden, d_initial_cell, None
+def backward(
+    hidden_gradient: Tensor, kept: tuple[Tensor, ...], *, flips: Flips
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of the four tensors."""
+    gates, hidden, cell, matrices = kept
+    num_images, num_directions, size, height, width = hidden_gradient.shape
+    d_hidden = flip(hidden_gradient, flips).permute(0, 1, 3, 4, 2).contiguous()
+    d_gates = torch.empty_like(gates)
+    grid = (num_images * num_directions,)
+    with torch.cuda.device_of(gates):
+        if flips is None:
+            d_cell = torch.empty_like(d_hidden)  # (N, 1, H, W, h)
+            tensors = (gates, cell, d_hidden, d_gates, d_cell, matrices)
+            options = _row_options(size, chunk=32)
+            triton_cells.row_backward[grid](*tensors, height, width, **options)
+            d_initial_cell = d_cell[:, :, 0].sum(dim=(0, 2))
+        else:
+            d_cell = d_hidden.new_empty(num_images, num_directions, height, size)
+            tensors = (gates, cell, d_hidden, d_gates, d_cell, matrices)
+            shape = (num_directions, height, width)
+            triton_cells.diagonal_backward[grid](*tensors, *shape, **_diagonal_options(size))
+            d_initial_cell = d_cell.sum(dim=(0, 2))
+    neighbours = _ROW if flips is None else _DIAGONAL
+    d_matrices = _weight_gradient(d_gates, hidden, neighbours)
+    d_weights = d_matrices.unflatten(1, (size, 4)).transpose(1, 2).flatten(1, 2)
+    d_initial_hidden = _initial_gradient(d_gates, matrices, neighbours)
+    return _pixels_to_gates(d_gates, flips), d_weights, d_initial_hidden, d_initial_cell
 
 
 def _diagonal_options(size: int) -> dict[str, int]:
@@ -225,21 +173,13 @@ def _initial_gradient(
     return (lines[:, :, None] @ matrices).sum(dim=(1, 2))
 
 
-def _gates_to_pixels(maps: Tensor, flips: tuple[bool, ...] | None) -> Tensor:
+def _gates_to_pixels(maps: Tensor, flips: Flips) -> Tensor:
     """Return maps (N, D, 4h, H, W) in reading order, lines interleaved, (N, D, H, W, 4h)."""
-    split = _flip(maps, flips).unflatten(2, (4, maps.shape[2] // 4))
+    split = flip(maps, flips).unflatten(2, (4, maps.shape[2] // 4))
     return split.permute(0, 1, 4, 5, 3, 2).flatten(4).contiguous()
 
 
-def _pixels_to_gates(lines: Tensor, flips: tuple[bool, ...] | None) -> Tensor:
+def _pixels_to_gates(lines: Tensor, flips: Flips) -> Tensor:
     """Undo `_gates_to_pixels`."""
     split = lines.unflatten(4, (lines.shape[4] // 4, 4))
-    return _flip(split.permute(0, 1, 5, 4, 2, 3).flatten(2, 3), flips)
-
-
-def _flip(maps: Tensor, flips: tuple[bool, ...] | None) -> Tensor:
-    """Return maps (N, D, C, H, W) with the columns of some directions reversed."""
-    if flips is None or not any(flips):
-        return maps
-    directions = zip(maps.unbind(1), flips, strict=True)
-    return torch.stack([m.flip(-1) if flip else m for m, flip in directions], dim=1)
+    return flip(split.permute(0, 1, 5, 4, 2, 3).flatten(2, 3), flips)

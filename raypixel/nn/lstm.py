@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raypixel.kernels import diagonal_bilstm, diagonal_lstm, row_lstm
+from raypixel.kernels import diagonal_lstm, row_lstm
 from raypixel.nn.masked import MaskedConv2d, unmasked
 from raypixel.nn.norm import Normalization, emit_norm, make_norm
 from raypixel.nn.plan import Cell, Linear, Plan, Plane, Tap, group_slices, in_group_order, pick
@@ -85,21 +85,15 @@ class DiagonalRecurrence(nn.Module):
 
     def forward(self, input_to_state: Tensor) -> Tensor:
         """Return hidden states (N, h, H, W) from the gates of each direction in turn, (N, directions * 4h, H, W)."""
-        if self.num_directions == 1:
-            return diagonal_lstm(
-                input_to_state,
-                self.weight_left[0],
-                weight_up=self.weight_up[0],
-                initial_hidden=self.initial_hidden[0],
-                initial_cell=self.initial_cell[0],
-            )
-        states = diagonal_bilstm(
-            input_to_state.unflatten(1, (2, -1)),
+        states = diagonal_lstm(
+            input_to_state.unflatten(1, (self.num_directions, -1)),
             self.weight_left,
             weight_up=self.weight_up,
             initial_hidden=self.initial_hidden,
             initial_cell=self.initial_cell,
-        )  # (N, 2, h, H, W)
+        )  # (N, directions, h, H, W)
+        if self.num_directions == 1:
+            return states[:, 0]
         rightwards, leftwards = states.unbind(1)
         return rightwards + F.pad(leftwards, (0, 0, 1, -1))
 

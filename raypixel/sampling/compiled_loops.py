@@ -14,11 +14,12 @@ from numba import njit, types
 from numba.extending import overload
 
 from raypixel.kernels import simd
+from raypixel.kernels.compilation import drop_stale_code
 from raypixel.kernels.simd import LANES, as_floats, broadcast, clamp, fma, load, number, store
 
 __all__ = ["LANES", "accumulate", "accumulate_all", "compiled", "gather", "sigmoids", "tanhs"]
 
-simd.drop_stale_code(Path(__file__).parent)
+drop_stale_code(Path(__file__).parent)
 
 
 def compiled(function: Any) -> Any:

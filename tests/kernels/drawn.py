@@ -44,7 +44,7 @@ class Draw:
 def call_diagonal(*arguments: Tensor, implementation: str | None = None) -> Tensor:
     x, left, up, hidden, cell = arguments
     initial = {"initial_hidden": hidden, "initial_cell": cell}
-    return kernels.diagonal_bilstm(x, left, weight_up=up, **initial, implementation=implementation)
+    return kernels.diagonal_lstm(x, left, weight_up=up, **initial, implementation=implementation)
 
 
 def call_row(*arguments: Tensor, implementation: str | None = None) -> Tensor:

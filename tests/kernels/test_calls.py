@@ -103,21 +103,25 @@ def test_results_depend_neither_on_the_number_of_threads_nor_on_the_calling_thre
 def test_float32_on_the_cpu_takes_the_raster_kernels_and_the_rest_the_fused_ones(monkeypatch):
     choose = kernels.choose_implementation
     cpu = torch.device("cpu")
-    assert choose(cpu, torch.float32) == "raster"
-    assert choose(cpu, torch.float64) == "fused"
-    assert choose(torch.device("meta"), torch.float32) == "fused"
+    assert choose(cpu, torch.float32, 16) == "raster"
+    assert choose(cpu, torch.float64, 16) == "fused"
+    assert choose(torch.device("meta"), torch.float32, 16) == "fused"
     monkeypatch.setattr(kernels, "_has_module", lambda _: False)
-    assert choose(cpu, torch.float32) == "fused"
+    assert choose(cpu, torch.float32, 16) == "fused"
 
 
 def test_wrong_arguments_are_named():
     x, left, up, hidden, cell = diagonal_arguments(GENERAL, torch.float32)
-    with pytest.raises(ValueError, match=r"input_to_state must have shape \(N, 2, 4h, H, W\)"):
+    with pytest.raises(AssertionError, match=r"input_to_state must be \(N, D, 4h, H, W\), got"):
+        call_diagonal(x[:, :, :15], left, up, hidden, cell)
+    with pytest.raises(AssertionError, match=r"weights must be \(1, 16, 8\), got \(2, 16, 8\)"):
         call_diagonal(x[:, :1], left, up, hidden, cell)
-    with pytest.raises(ValueError, match=r"weight_up must have shape \(2, 16, 4\), got \(16, 4\)"):
-        call_diagonal(x, left, up[0], hidden, cell)
-    with pytest.raises(ValueError, match=r"implementation must be one of .*, got 'rastr'"):
+    with pytest.raises(AssertionError, match=r"weights must be \(2, 16, 8\), got \(2, 16, 7\)"):
+        call_diagonal(x, left, up[..., :3], hidden, cell)
+    with pytest.raises(AssertionError, match=r"initial states must be \(2, 4\)"):
+        call_diagonal(x, left, up, hidden[:1], cell)
+    with pytest.raises(AssertionError, match=r"no implementation is named 'rastr'"):
         call_diagonal(x, left, up, hidden, cell, implementation="rastr")
     doubles = [a.double() for a in (x, left, up, hidden, cell)]
-    with pytest.raises(ValueError, match=r"tensors must be float32 on the CPU.*float64"):
+    with pytest.raises(AssertionError, match=r"'raster' does not take .*float64 on cpu"):
         call_diagonal(*doubles, implementation="raster")

@@ -6,8 +6,7 @@ import pytest
 pytest.importorskip("numba")
 
 from raypixel.kernels import simd, tiles
-from raypixel.kernels.simd import compile_kernel
-from raypixel.kernels.threads import run_on_threads
+from raypixel.kernels.compilation import compile_kernel, run_on_threads
 
 
 def call(function, *arguments):

@@ -5,8 +5,9 @@ import pytest
 
 pytest.importorskip("numba")
 
-from raypixel.kernels import threads
-from raypixel.kernels.simd import compile_kernel, take_next
+from raypixel.kernels import compilation
+from raypixel.kernels.compilation import compile_kernel
+from raypixel.kernels.simd import take_next
 
 
 def count(table):
@@ -21,8 +22,8 @@ def count(table):
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
 def test_every_task_is_done_exactly_once(monkeypatch, has_openmp, num_threads):
     if not has_openmp:
-        monkeypatch.setattr(threads, "_openmp_team", lambda: None)
+        monkeypatch.setattr(compilation, "_openmp_team", lambda: None)
     table = np.zeros(102, dtype=np.int64)
     table[1] = 100
-    threads.run_on_threads(compile_kernel(count).address, table, num_threads=num_threads)
+    compilation.run_on_threads(compile_kernel(count).address, table, num_threads=num_threads)
     np.testing.assert_array_equal(table[2:], np.arange(100))

@@ -20,7 +20,7 @@ from raypixel.kernels import reference
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if IS_INTERPRETED else "cuda"
-BOTH_WAYS = ("left_to_right", "right_to_left")
+BOTH_WAYS = (False, True)  # which direction reads from right to left
 # (N, h, H, W): single pixels, rows and columns, no image, sizes around 16, more than 32 columns.
 SHAPES = [
     (1, 1, 1, 1),
@@ -66,10 +66,10 @@ def draw(recurrence: str, shape: tuple[int, ...], dtype: torch.dtype, device: st
 
 
 def call(module: ModuleType, recurrence: str, arguments: list[Tensor]) -> Tensor:
-    x, weights, hidden, cell = arguments
-    options = {"directions": BOTH_WAYS} if recurrence == "diagonal" else {}
-    function = getattr(module, recurrence)
-    return function(x, weights, initial_hidden=hidden, initial_cell=cell, **options)
+    flips = BOTH_WAYS if recurrence == "diagonal" else None
+    if module is reference:
+        return reference.hidden_states(*arguments, flips=flips)
+    return kernels.differentiable(module, *arguments, flips=flips)
 
 
 def values_and_gradients(module: ModuleType, recurrence: str, arguments: list[Tensor]):
@@ -94,20 +94,14 @@ def test_values_and_all_gradients_equal_the_reference(triton_kernels, recurrence
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("direction", BOTH_WAYS)
-def test_one_direction_is_that_half_of_both(triton_kernels, direction):
+@pytest.mark.parametrize("is_flipped", BOTH_WAYS)
+def test_one_direction_is_that_half_of_both(triton_kernels, is_flipped):
     arguments = draw("diagonal", GENERAL, torch.float32, DEVICE)
     both = call(triton_kernels, "diagonal", arguments)
-    index = BOTH_WAYS.index(direction)
+    index = BOTH_WAYS.index(is_flipped)
     x, *others = arguments
-    weights, hidden, cell = (a[index : index + 1] for a in others)
-    one = triton_kernels.diagonal(
-        x[:, index : index + 1],
-        weights,
-        initial_hidden=hidden,
-        initial_cell=cell,
-        directions=(direction,),
-    )
+    own = [x[:, index : index + 1], *(a[index : index + 1] for a in others)]
+    one = kernels.differentiable(triton_kernels, *own, flips=(is_flipped,))
     assert torch.equal(one[:, 0], both[:, index])
 
 
@@ -227,20 +221,19 @@ def test_triton_is_chosen_for_float32_on_a_gpu_up_to_64_channels_only(monkeypatc
     choose = kernels.choose_implementation
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     monkeypatch.setattr(kernels, "_has_module", lambda name: name == "triton")
-    assert choose(gpu, torch.float32, hidden_size=64) == "triton"
-    assert choose(gpu, torch.float32, hidden_size=65) == "fused"
-    assert choose(gpu, torch.float32) == "fused"
-    assert choose(gpu, torch.float64, hidden_size=64) == "fused"
-    assert choose(cpu, torch.float32, hidden_size=64) == "fused"
+    assert choose(gpu, torch.float32, 64) == "triton"
+    assert choose(gpu, torch.float32, 65) == "fused"
+    assert choose(gpu, torch.float64, 64) == "fused"
+    assert choose(cpu, torch.float32, 64) == "fused"
     monkeypatch.setattr(kernels, "_has_module", lambda name: name != "triton")
-    assert choose(gpu, torch.float32, hidden_size=64) == "fused"
-    assert choose(cpu, torch.float32, hidden_size=64) == "raster"
+    assert choose(gpu, torch.float32, 64) == "fused"
+    assert choose(cpu, torch.float32, 64) == "raster"
 
 
 def test_tensors_that_triton_cannot_take_are_named():
     x, weights, hidden, cell = draw("row", GENERAL, torch.float32, "cpu")
     kernel = weights[0].unflatten(-1, (3, -1)).mT
-    with pytest.raises(ValueError, match=r"float32 on a GPU for 'triton', got .*float32 on cpu"):
+    with pytest.raises(AssertionError, match=r"'triton' does not take .*float32 on cpu"):
         kernels.row_lstm(
             x[:, 0],
             kernel,
@@ -248,5 +241,4 @@ def test_tensors_that_triton_cannot_take_are_named():
             initial_cell=cell[0],
             implementation="triton",
         )
-    with pytest.raises(ValueError, match=r"hidden size must be at most 64 for 'triton', got 65"):
-        kernels._check_implementation("triton", torch.device("cuda"), torch.float32, 65)
+    assert not kernels.can_run("triton", torch.device("cuda"), torch.float32, 65)

@@ -1,4 +1,4 @@
-"""Run a compiled kernel on several threads: on PyTorch's own OpenMP team where that can be reached.
+"""Compiled kernels: kept on disk, and run on several threads, PyTorch's own OpenMP team where that can be reached.
 
 After every parallel operator PyTorch's OpenMP threads spin for some milliseconds, waiting for the
 next one. Other threads would compete with them for the cores: measured between two convolutions, a
@@ -6,18 +6,43 @@ next one. Other threads would compete with them for the cores: measured between 
 point is found through PyTorch's library; elsewhere (macOS, Windows) Python threads serve.
 """
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numba import cfunc, types
 from numpy.typing import NDArray
+
+
+def drop_stale_code(folder: Path) -> None:
+    """Forget a folder's functions compiled before an edit of any file there or here; Numba looks at their own only."""
+    sources = [*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")]
+    newest = max(source.stat().st_mtime for source in sources)
+    for index in folder.glob("__pycache__/*.nbi"):
+        with suppress(FileNotFoundError):  # another process was faster
+            if index.stat().st_mtime < newest:
+                index.unlink()
+
+
+@cache
+def compile_kernel(function: Any) -> Any:
+    """Return a C function of one pointer to int64, compiled or read from disk."""
+    drop_stale_code(Path(__file__).parent)
+    signature = types.void(types.CPointer(types.int64))
+    try:
+        return cfunc(signature, cache=True)(function)
+    except RuntimeError:  # neither this directory nor the user's cache directory can be written
+        return cfunc(signature)(function)
 
 
 def run_on_threads(kernel: int, table: NDArray[np.int64], *, num_threads: int) -> None:

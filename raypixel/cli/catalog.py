@@ -1,8 +1,6 @@
 """`raypixel data`, `recipes`, `models`: what there is, and getting data ready."""
 
-import contextlib
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
 
 import click
 
@@ -131,48 +129,21 @@ def show_recipe(name: str) -> None:
     click.echo(recipe_text(name), nl=False)
 
 
-def _default(field: Any) -> str:
-    value = field.get_default(call_default_factory=True)
-    return str(getattr(value, "kind", value))  # of a nested model, its kind
-
-
-def _values(config: Any, option: str) -> str:
-    """Return what an option may be: a type, its choices, or the kinds of a model inside the model."""
-    from raypixel.config import ConfigProblems, validate
-    from raypixel.models import ModelConfig, model_classes
-
-    annotation = config.model_fields[option].annotation
-    if get_origin(annotation) is Literal:
-        return " | ".join(map(str, get_args(annotation)))
-    if annotation is not ModelConfig:
-        return str(getattr(annotation, "__name__", annotation))
-    kinds = []
-    for kind in model_classes():
-        with contextlib.suppress(ConfigProblems):
-            validate(config, {option: {"kind": kind}})
-            kinds.append(kind)
-    return " | ".join(kinds)
-
-
 @click.command()
 @click.argument("kind", required=False)
 def models(kind: str | None) -> None:
     """List the architectures and their options (of one KIND, or all)."""
+    from raypixel.cli.model_options import kinds_of_models
     from raypixel.errors import ConfigError, did_you_mean
-    from raypixel.models import model_classes
 
-    classes = model_classes()
-    if kind is not None and kind not in classes:
+    kinds = kinds_of_models()
+    if kind is not None and kind not in kinds:
         raise ConfigError(
-            f"kind must be one of {', '.join(classes)}, got {kind!r}{did_you_mean(kind, classes)}"
+            f"kind must be one of {', '.join(kinds)}, got {kind!r}{did_you_mean(kind, kinds)}"
         )
-    for name, model_class in classes.items():
+    for name, described in kinds.items():
         if kind in (None, name):
-            summary = (model_class.__doc__ or "").strip().splitlines()[0]
-            click.echo(f"{name}: {summary}")
-            rows = []
-            for option, field in model_class.Config.model_fields.items():
-                values = _values(model_class.Config, option)
-                rows.append([f"  {option}", values, _default(field), field.description or ""])
+            click.echo(f"{name}: {described.summary}")
+            rows = [[f"  {option}", *more] for option, *more in described.options]
             table(["  option", "values", "default", "meaning"], rows)
             click.echo()

@@ -3,7 +3,7 @@
     python benchmarks/data.py mnist --batch-size 64 --rounds 3
 
 Four ways to deliver one shuffled epoch of the train split: a bare tensor indexed by a permutation (the floor),
-`raypixel.data.loader.TrainBatches` over memory, the same over the object store after `jobs.datasets.stage` (Ray Data, what
+`raypixel.data.batches.TrainBatches` over memory, the same over the object store after `train.staging.stage` (Ray Data, what
 training uses), and Ray Data's own `iter_torch_batches`.
 """
 
@@ -14,10 +14,10 @@ import click
 import torch
 from common import data_root, median, prepared
 
-from raypixel.data import DataConfig, read_split, shard_paths
-from raypixel.data.loader import TrainBatches
-from raypixel.jobs import datasets
-from raypixel.train import ray_cluster
+from raypixel.data import DataConfig
+from raypixel.data.batches import TrainBatches
+from raypixel.data.splits import read_split, shard_paths
+from raypixel.train import ray_cluster, staging
 
 
 def images_per_second(batches: Iterable[int]) -> float:
@@ -34,7 +34,7 @@ def images_per_second(batches: Iterable[int]) -> float:
 def main(name: str, batch_size: int, rounds: int) -> None:
     """Print images/s of each way to read the train split of NAME."""
     manifest = prepared(name, data_root())
-    config = DataConfig(name=name, root=data_root())
+    config = DataConfig(name=name, root=data_root(), backend="memory")
     split = read_split(data_root(), name, "train")
     rates: dict[str, list[float]] = {}
 
@@ -45,9 +45,9 @@ def main(name: str, batch_size: int, rounds: int) -> None:
         import ray.data
 
         started = time.perf_counter()
-        staged = datasets.stage(config, manifest, ("train",))
+        staged = staging.stage(config, manifest, ("train",))
         seconds_staging = time.perf_counter() - started
-        mapped = datasets.open_staged(staged, config, manifest)["train"]
+        mapped = staging.open_staged(staged, config, manifest)["train"]
         paths = [str(path) for path in shard_paths(data_root(), name, "train")]
         for epoch in range(rounds):
             order = torch.randperm(len(split)).split(batch_size)

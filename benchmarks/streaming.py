@@ -17,13 +17,12 @@ import click
 import numpy as np
 import psutil
 
-from raypixel.data import DataConfig, Manifest, Origin, open_stream
+from raypixel.data import DataConfig, Manifest, Origin
+from raypixel.data.batches import TrainBatches
 from raypixel.data.shards import write_split
 from raypixel.data.sources.raw import RawSplit
-from raypixel.data.stream import DeliverFn, read_ahead
-from raypixel.data.streamed import StreamedTrainBatches
-from raypixel.jobs import streaming
-from raypixel.train import ray_cluster
+from raypixel.data.stream import DeliverFn, open_stream, read_ahead
+from raypixel.train import ray_cluster, staging
 
 SHAPE = (3, 64, 64)
 NUM_DIMS = 3 * 64 * 64
@@ -98,9 +97,8 @@ def make(root: Path, num_images: int) -> Manifest:
 
 def consume(config: DataConfig, manifest: Manifest, deliver: DeliverFn) -> dict[str, float]:
     """Read the first images of an epoch, a whole epoch and the rest of one, and return what it took."""
-    batches = StreamedTrainBatches(
-        open_stream(config, manifest, "train", deliver=deliver), batch_size=BATCH, seed=0
-    )
+    split = open_stream(config, manifest, "train", deliver=deliver)
+    batches = TrainBatches(split, config, manifest, batch_size=BATCH, seed=0)
     with Peak() as peak:
         first = _seconds(lambda: next(batches.epoch(0)))
         started = time.perf_counter()
@@ -149,7 +147,7 @@ def main(gib: float, memory_mib: int) -> None:
             import ray
 
             task = ray.remote(consume)
-            result = ray.get(task.remote(config, manifest, streaming.deliver))
+            result = ray.get(task.remote(config, manifest, staging.deliver))
             _print("a Ray task, Ray Data reads ahead", result)
     finally:
         shutil.rmtree(root)

@@ -9,19 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from raypixel.checkpoint import Checkpoint
-from raypixel.data import (
-    DataConfig,
-    Manifest,
-    Split,
-    StreamedSplit,
-    choose_backend,
-    fix_levels,
-    load_manifest,
-    open_eval_batches,
-    open_stream,
-    read_split,
-)
-from raypixel.data.loader import Batch
+from raypixel.data import DataConfig, Manifest, decide_residence, load_manifest
+from raypixel.data.batches import Batch, EvalBatches, ImageSource
+from raypixel.data.levels import fix_levels
+from raypixel.data.splits import Split, read_split
+from raypixel.data.stream import open_split as open_source
 from raypixel.errors import CheckpointError, RaypixelError
 from raypixel.experiment import parse_experiment
 from raypixel.models import PixelModel
@@ -156,7 +148,7 @@ def choose_device(name: str) -> torch.device:
 
 def evaluate_checkpoint(
     checkpoint: Checkpoint,
-    split: Split | StreamedSplit,
+    split: ImageSource,
     manifest: Manifest,
     *,
     device: torch.device,
@@ -167,7 +159,7 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: What to evaluate.
-        split: Images, as `fix_levels` or `open_stream` return them.
+        split: Images, as `raypixel.data.stream.open_split` returns them.
         manifest: Their prepared data set.
         device: Where to compute.
         batch_size: Images at a time; the training's `eval_batch_size` by default.
@@ -175,7 +167,7 @@ def evaluate_checkpoint(
     """
     config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.where))
     size = batch_size or config.training.eval_batch_size
-    batches = open_eval_batches(split, config.data, manifest, batch_size=size)
+    batches = EvalBatches(split, config.data, manifest, batch_size=size)
     return evaluate(checkpoint.load_model(device), batches, device=device, progress=progress)
 
 
@@ -229,7 +221,8 @@ def open_split(
         CheckpointError: Its images do not fit the model.
     """
     data, manifest = open_data(checkpoint, root=root)
-    return _read(data, manifest, split_name), data, manifest
+    split = read_split(data.root, data.name, split_name)
+    return fix_levels(split, data, manifest, split_name=split_name), data, manifest
 
 
 def open_data(checkpoint: Checkpoint, *, root: Location | None) -> tuple[DataConfig, Manifest]:
@@ -243,11 +236,6 @@ def open_data(checkpoint: Checkpoint, *, root: Location | None) -> tuple[DataCon
             f"as in training, got {manifest.image_shape}"
         )
     return data, manifest
-
-
-def _read(data: DataConfig, manifest: Manifest, split_name: str) -> Split:
-    split = read_split(data.root, data.name, split_name)
-    return fix_levels(split, data, manifest, split_name=split_name)
 
 
 def evaluate_split(
@@ -274,10 +262,8 @@ def evaluate_split(
         CheckpointError: Its images do not fit the model.
     """
     data, manifest = open_data(checkpoint, root=root)
-    data = choose_backend(data, manifest)
-    open_fn: Callable[..., Split | StreamedSplit]
-    open_fn = open_stream if data.backend == "stream" else _read
-    split = open_fn(data, manifest, split_name)
+    data = decide_residence(data, manifest)
+    split = open_source(data, manifest, split_name)
     likelihood = evaluate_checkpoint(
         checkpoint,
         split,

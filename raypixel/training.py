@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raypixel.checkpoint import Checkpoint, Snapshot
-from raypixel.data.loader import Batch
+from raypixel.data.batches import Batch
 from raypixel.errors import TrainingError
 from raypixel.evaluation import batch_nll_nats
 from raypixel.models import PixelModel
@@ -30,7 +30,7 @@ from raypixel.optimization import TrainingConfig, learning_rate_at, make_optimiz
 from raypixel.units import Likelihood, bits_per_dim
 
 
-class TrainBatches(Protocol):
+class BatchSource(Protocol):
     """A source of shuffled batches, resumable at any (epoch, step)."""
 
     @property
@@ -91,7 +91,7 @@ class Report:
 
 def train(
     model: PixelModel,
-    batches: TrainBatches,
+    batches: BatchSource,
     config: TrainingConfig,
     *,
     device: torch.device,
@@ -129,7 +129,7 @@ class _Loop:
     def __init__(
         self,
         model: PixelModel,
-        batches: TrainBatches,
+        batches: BatchSource,
         config: TrainingConfig,
         device: torch.device,
         resume: Checkpoint | None,

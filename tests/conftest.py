@@ -51,6 +51,7 @@ def tiny(digits_root):
             "model.num_layers": 1,
             "model.output_size": 8,
             "data.root": str(digits_root),
+            "data.backend": "memory",
             "data.max_train_images": 100,
             "data.max_eval_images": 50,
             "training.num_epochs": 2,

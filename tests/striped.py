@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import torch
 
 from raypixel.data import Manifest, Origin, ShardInfo, SplitInfo
-from raypixel.data.shards import file_sha256
+from raypixel.data.sources.raw import file_sha256
 
 
 def write_striped(

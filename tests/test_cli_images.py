@@ -248,7 +248,7 @@ def test_images_of_a_split_have_the_levels_of_training(tmp_path, digits_root, bi
     assert 0.2 < images.float().mean() < 0.5
     assert images.max() == 1
     if binarization == "threshold":
-        from raypixel.data import read_split
+        from raypixel.data.splits import read_split
 
         raw = read_split(digits_root, "digits", "test").images[:9]
         assert torch.equal(images, (raw >= 9).to(torch.uint8))

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from raypixel.data import DataConfig, Manifest, Origin, Split
-from raypixel.data.loader import Batch, EvalBatches
+from raypixel.data import DataConfig, Manifest, Origin
+from raypixel.data.batches import Batch, EvalBatches
+from raypixel.data.splits import Split
 from raypixel.evaluation import (
     batch_nll_nats,
     evaluate,

@@ -10,7 +10,7 @@ import torch.multiprocessing
 
 from raypixel.checkpoint import CheckpointStore, read_checkpoint
 from raypixel.data import load_manifest
-from raypixel.data.loader import EvalBatches, TrainBatches
+from raypixel.data.batches import EvalBatches, TrainBatches
 from raypixel.errors import TrainingError
 from raypixel.evaluation import evaluate
 from raypixel.experiment import build_experiment_model

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from raypixel.checkpoint import Checkpoint
-from raypixel.data import to_levels
-from raypixel.data.loader import EvalBatches
+from raypixel.data.batches import images_as_evaluated
+from raypixel.data.levels import to_levels
 from raypixel.data.shown import decode_shown, observed_part, observed_picture, shown_levels
-from raypixel.data.sources.pictures import losses
+from raypixel.data.sources.decoding import losses
 from raypixel.data.sources.raw import read_bytes
 from raypixel.errors import ConfigError, RaypixelError
 from raypixel.evaluation import open_split
@@ -108,7 +108,7 @@ def read_image(
         raise RaypixelError(
             f"--index must be below {len(split):,}, the images of {data.name} {split_name}, got {index:,}"
         )
-    x = EvalBatches(split, data, manifest, batch_size=1).images[index]  # as it is evaluated
+    x = images_as_evaluated(split, data, manifest)[index]  # as it is evaluated
     label = None if split.class_labels is None else int(split.class_labels[index])
     return x, label, data.name
 

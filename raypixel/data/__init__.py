@@ -3,12 +3,11 @@
 `prepare` turns a source (scikit-learn's digits, MNIST, the fixed binarization of MNIST, CIFAR-10, a folder of images, Hugging
 Face parquet) into shards that any Arrow reader understands; everything after it reads only those. Binarization and fewer
 levels are options of `DataConfig`, applied when the images are read.
+
+What is imported here needs no torch, so that commands that only list and prepare start fast. Tensors begin with `splits` and
+`levels`, batches are in `batches`.
 """
 
-from raypixel.data.backend import choose_backend, describe_stream
-from raypixel.data.catalog import CatalogEntry, catalog
-from raypixel.data.config import DataConfig
-from raypixel.data.levels import fix_levels, num_levels_of, to_levels
 from raypixel.data.manifest import (
     Manifest,
     Origin,
@@ -17,10 +16,14 @@ from raypixel.data.manifest import (
     list_prepared,
     load_manifest,
 )
+from raypixel.data.options import (
+    DataConfig,
+    decide_residence,
+    describe_stream,
+    num_levels_of,
+)
 from raypixel.data.prepare import ensure_prepared, parse_size, prepare
-from raypixel.data.shards import Split, read_split, shard_paths
-from raypixel.data.stream import StreamedSplit, open_stream
-from raypixel.data.streamed import open_eval_batches, open_train_batches
+from raypixel.data.sets import CatalogEntry, catalog
 
 __all__ = [
     "CatalogEntry",
@@ -28,23 +31,14 @@ __all__ = [
     "Manifest",
     "Origin",
     "ShardInfo",
-    "Split",
     "SplitInfo",
-    "StreamedSplit",
     "catalog",
-    "choose_backend",
+    "decide_residence",
     "describe_stream",
     "ensure_prepared",
-    "fix_levels",
     "list_prepared",
     "load_manifest",
     "num_levels_of",
-    "open_eval_batches",
-    "open_stream",
-    "open_train_batches",
     "parse_size",
     "prepare",
-    "read_split",
-    "shard_paths",
-    "to_levels",
 ]

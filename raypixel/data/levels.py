@@ -9,30 +9,9 @@ import hashlib
 import torch
 from torch import Tensor
 
-from raypixel.data.config import DataConfig
 from raypixel.data.manifest import Manifest
-from raypixel.data.shards import Split
-from raypixel.errors import ConfigError
-
-
-def num_levels_of(config: DataConfig, manifest: Manifest) -> int:
-    """Return the number of levels after the options of a config.
-
-    Raises:
-        ConfigError: The options ask for more levels than were prepared, or binarize two levels.
-    """
-    prepared = manifest.num_levels
-    if config.num_levels is not None:
-        if config.num_levels > prepared:
-            rule = f"must be at most the {prepared} of {manifest.name!r}"
-            raise ConfigError(f"data.num_levels {rule}, got {config.num_levels}")
-        return config.num_levels
-    if config.binarization == "none":
-        return prepared
-    if prepared == 2 and config.binarization != "fixed":
-        rule = f"must be 'none' or 'fixed' for {manifest.name!r}, which has 2 levels"
-        raise ConfigError(f"data.binarization {rule}, got {config.binarization!r}")
-    return 2
+from raypixel.data.options import DataConfig, num_levels_of
+from raypixel.data.splits import Split
 
 
 def to_levels(

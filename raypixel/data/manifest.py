@@ -2,20 +2,21 @@
 
 import hashlib
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Self
 
 from pydantic import ValidationError, model_validator
 
 from raypixel import storage
 from raypixel.config import Frozen
-from raypixel.data.catalog import catalog
-from raypixel.data.copies import fetch_file, local_root
+from raypixel.data.sets import catalog
 from raypixel.errors import DataError, did_you_mean
-from raypixel.storage import Location, Remote
+from raypixel.storage import Location
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+PURPOSE = "data"
+"""Of the working copies of sets that are in storage."""
 SPLITS = ("train", "val", "test")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -142,9 +143,8 @@ def load_manifest(root: Location, name: str) -> Manifest:
         StorageError: It is in storage that does not answer or refuses.
     """
     check_name(name)
-    if isinstance(root, Remote):
-        fetch_file(root, name, MANIFEST)
-    folder = local_root(root)
+    folder = storage.local_folder(root, purpose=PURPOSE)
+    storage.refresh(folder / name / MANIFEST, root / name / MANIFEST)
     with storage.named(folder, root):
         return _load(folder, name)
 
@@ -181,37 +181,37 @@ def list_prepared(root: Location) -> list[Manifest]:
         DataError: One of the manifests is damaged.
         StorageError: They are in storage that does not answer or refuses.
     """
-    if isinstance(root, Remote):
-        files = [PurePosixPath(file) for file in storage.list_files(root)]
-        names = [f.parts[0] for f in files if len(f.parts) == 2 and f.name == MANIFEST]
-    else:
-        names = [path.parent.name for path in Path(root).glob(f"*/{MANIFEST}")]
-    return [load_manifest(root, name) for name in sorted(names) if _NAME.fullmatch(name)]
+    names = [file.removesuffix(f"/{MANIFEST}") for file in storage.find(root, f"*/{MANIFEST}")]
+    return [load_manifest(root, name) for name in names if _NAME.fullmatch(name)]
 
 
-def check_sizes(root: Path, manifest: Manifest, split_name: str) -> list[Path]:
-    """Return a split's shard paths after a check that each is present and has its size.
+def check_split(root: Location, manifest: Manifest, split_name: str) -> None:
+    """Refuse a split that is not known.
+
+    Raises:
+        DataError: It is not.
+    """
+    if split_name not in manifest.splits:
+        known = ", ".join(manifest.splits)
+        raise DataError(f"{root / manifest.name}: split must be one of {known}, got {split_name!r}")
+
+
+def check_sizes(root: Location, manifest: Manifest, split_name: str) -> None:
+    """Check that each shard of a split is present and has its size.
 
     Raises:
         DataError: The split is not known, or a shard is missing or has another size.
     """
-    folder = Path(root) / manifest.name
-    if split_name not in manifest.splits:
-        known = ", ".join(manifest.splits)
-        raise DataError(f"{folder}: split must be one of {known}, got {split_name!r}")
-    paths = []
+    check_split(root, manifest, split_name)
+    sizes = storage.list_files(root / manifest.name)
     for shard in manifest.splits[split_name].files:
-        path = folder / shard.name
-        num_bytes = path.stat().st_size if path.is_file() else None
-        if num_bytes != shard.num_bytes:
-            got = "no file" if num_bytes is None else f"{num_bytes:,}"
-            rule = f"must have {shard.num_bytes:,} bytes, got {got}"
-            raise DataError(f"{path}: {rule}; {_remedy(manifest.name)}")
-        paths.append(path)
-    return paths
+        if sizes.get(shard.name) != shard.num_bytes:
+            got = f"{sizes[shard.name]:,}" if shard.name in sizes else "no file"
+            problem = f"must have {shard.num_bytes:,} bytes, got {got}"
+            raise damaged(root / manifest.name / shard.name, problem, manifest.name)
 
 
-def damaged(path: Path, problem: str, name: str) -> DataError:
+def damaged(path: Location, problem: str, name: str) -> DataError:
     """Return the error for a shard that is not what the manifest says."""
     return DataError(f"{path}: {problem}; {_remedy(name)}")
 

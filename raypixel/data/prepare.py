@@ -14,25 +14,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from raypixel import storage
-from raypixel.data.catalog import catalog, catalog_entry
-from raypixel.data.config import DataConfig
-from raypixel.data.copies import local_root, put_set
-from raypixel.data.fingerprint import content_sha256, describe, stat_sha256
 from raypixel.data.manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    PURPOSE,
     SPLITS,
     Manifest,
     Origin,
     SplitInfo,
     check_name,
-    check_sizes,
     load_manifest,
 )
+from raypixel.data.options import DataConfig
+from raypixel.data.sets import catalog, catalog_entry
 from raypixel.data.shards import sync, write_split
-from raypixel.data.sources import RawSet, SourceReader, reader_of
+from raypixel.data.sources import SourceReader, reader_of
+from raypixel.data.sources.raw import RawSet, content_sha256, describe, stat_sha256
 from raypixel.errors import DataError, did_you_mean
-from raypixel.storage import Location, Remote
+from raypixel.storage import Location
 
 _TEMPORARY = ".raypixel-"
 _VERIFIED_CONTENT = ("digits", "mnist")  # the content is what the name says, whatever the path
@@ -86,7 +85,7 @@ def prepare(
     """
     _check_request(name, source=source, size=size, channels=channels)
     reader = reader_of(name, size=size, channels=channels)
-    copy = local_root(root)
+    copy = storage.local_folder(root, purpose=PURPOSE)
     origin = Origin(
         source=str(Path(source).resolve()) if source else "", size=size, channels=channels
     )
@@ -97,13 +96,11 @@ def prepare(
             if existing is not None:
                 _check_same(existing, origin, reader, where=root / name)
                 return existing
-            _check_replaceable(root / name)
+            _check_replaceable(root / name, is_copied=copy != root)
             if origin.source == "" and reader.fetch is None and name != "digits":
                 raise DataError(_needs_source(name))
             manifest = _build(copy, name, origin, reader=reader, progress=progress)
-            if isinstance(root, Remote):
-                shards = [shard for split in manifest.splits.values() for shard in split.files]
-                put_set(root, name, MANIFEST, shards)
+            storage.put_copy(copy / name, root / name, _shard_sizes(manifest), last=MANIFEST)
             return manifest
     except OSError as error:
         rule = f"must be writable and have space for data set {name!r}"
@@ -147,16 +144,15 @@ def _existing(root: Location, name: str) -> Manifest | None:
     """Return the manifest of a whole prepared set; None when there is none or it lacks something."""
     try:
         manifest = load_manifest(root, name)
-        if isinstance(root, Remote):
-            sizes = storage.list_files(root / name)
-            shards = [shard for split in manifest.splits.values() for shard in split.files]
-            is_whole = all(sizes.get(shard.name) == shard.num_bytes for shard in shards)
-            return manifest if is_whole else None
-        for split_name in manifest.splits:
-            check_sizes(root, manifest, split_name)
     except DataError:
         return None
-    return manifest
+    is_whole = _shard_sizes(manifest).items() <= storage.list_files(root / name).items()
+    return manifest if is_whole else None
+
+
+def _shard_sizes(manifest: Manifest) -> dict[str, int]:
+    shards = [shard for split in manifest.splits.values() for shard in split.files]
+    return {shard.name: shard.num_bytes for shard in shards}
 
 
 def _check_same(
@@ -184,19 +180,14 @@ def _check_same(
         raise DataError(f"{where}: {rule}, got {asked.source}; {remedy}")
 
 
-def _check_replaceable(folder: Location) -> None:
+def _check_replaceable(folder: Location, *, is_copied: bool) -> None:
     """Refuse to replace what `prepare` has not made, such as a folder of the user's images."""
-    if isinstance(folder, Remote):
-        names = list(storage.list_files(folder))
-        if not names or all(_is_shard(name) for name in names):  # nothing, or an upload cut short
-            return
-    elif not folder.exists():
-        return
-    else:
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["a file"]
-    foreign = sorted(n for n in names if n != MANIFEST and not _is_shard(n))
-    if foreign or not names or MANIFEST not in names:
-        got = foreign[0] if foreign else f"no {MANIFEST}"
+    names = storage.names_in(folder)
+    if names is None or (is_copied and all(_is_shard(name) for name in names)):
+        return  # nothing, or an upload cut short
+    foreign = sorted(name for name in names if name != MANIFEST and not _is_shard(name))
+    if foreign or MANIFEST not in names:
+        got = (foreign[0] if foreign else f"no {MANIFEST}") if names != {"."} else "a file"
         raise DataError(f"{folder}: must be absent or a prepared data set, got {got}")
 
 

@@ -1,100 +1,24 @@
-"""Parquet shards of fixed-shape uint8 tensors: written once, checked and read into memory.
+"""Parquet shards of fixed-shape uint8 tensors, as they are written.
 
 Columns: `image` (Arrow's own fixed_shape_tensor, uint8, (C, H, W)), `label` (int64, absent without classes) and `index` (int64,
 the position in the split).
 """
 
-import functools
-import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from raypixel import storage
-from raypixel.data.blocks import read_images
-from raypixel.data.copies import fetch_shards, local_root
-from raypixel.data.manifest import (
-    Manifest,
-    ShardInfo,
-    SplitInfo,
-    check_sizes,
-    damaged,
-    load_manifest,
-)
-from raypixel.data.sources.raw import Batch, RawSplit
+from raypixel.data.manifest import ShardInfo, SplitInfo
+from raypixel.data.sources.raw import RawBatch, RawSplit, file_sha256
 from raypixel.errors import DataError
-from raypixel.storage import Location, Remote
 
 _IMAGES_PER_SHARD = 6_250  # 50,000 train images make 8 shards
 _MAX_SHARDS = 8
 _MAX_SHARD_BYTES = 512 << 20  # a very large set gets more, rather than larger, files
 _ROW_GROUP_BYTES = 4 << 20
-
-
-@dataclass(frozen=True)
-class Split:
-    """Hold one split in memory.
-
-    Attributes:
-        images: Levels, (N, C, H, W), uint8.
-        class_labels: (N,), int64; None when the data set has no classes.
-    """
-
-    images: Tensor
-    class_labels: Tensor | None
-
-    def __len__(self) -> int:
-        return self.images.shape[0]
-
-
-def shard_paths(root: Location, name: str, split_name: str) -> list[Path]:
-    """Return the paths of a split's shards, in order, after checking their sizes and checksums.
-
-    Raises:
-        DataError: The set is not prepared, or a shard is missing, truncated or altered.
-    """
-    return _checked_paths(root, load_manifest(root, name), split_name)
-
-
-def sized_paths(root: Location, manifest: Manifest, split_name: str) -> list[Path]:
-    """Return the paths of a split's shards, fetched where they are in storage, after checking their sizes only.
-
-    Raises:
-        DataError: A shard is missing or truncated.
-        StorageError: Storage does not answer or refuses.
-    """
-    folder = local_root(root)
-    if isinstance(root, Remote) and split_name in manifest.splits:
-        fetch_shards(root, manifest.name, manifest.splits[split_name].files)
-    with storage.named(folder, root):
-        return check_sizes(folder, manifest, split_name)
-
-
-def read_split(root: Location, name: str, split_name: str) -> Split:
-    """Read one split of a prepared data set into memory.
-
-    Raises:
-        DataError: The set is not prepared, or a shard is missing, truncated or altered.
-    """
-    manifest = load_manifest(root, name)
-    paths = _checked_paths(root, manifest, split_name)
-    num_images = manifest.splits[split_name].num_images
-    images = torch.empty((num_images, *manifest.image_shape), dtype=torch.uint8)
-    labels = torch.empty(num_images, dtype=torch.int64) if manifest.num_classes else None
-    start = 0
-    for path, shard in zip(paths, manifest.splits[split_name].files, strict=True):
-        stop = start + shard.num_images
-        read_images(
-            path, manifest, images[start:stop], None if labels is None else labels[start:stop]
-        )
-        start = stop
-    return Split(images=images, class_labels=labels)
 
 
 def write_split(
@@ -143,12 +67,6 @@ def write_split(
     return SplitInfo(num_images=split.num_images, files=tuple(shards))
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def sync(path: Path) -> None:
     """Have the operating system put a file or folder on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -160,7 +78,7 @@ def sync(path: Path) -> None:
 
 def _write_shard(
     path: Path,
-    groups: Iterator[Batch],
+    groups: Iterator[RawBatch],
     *,
     start: int,
     num_images: int,
@@ -211,35 +129,6 @@ def _tensor_column(images: np.ndarray) -> Any:
     return pa.ExtensionArray.from_storage(kind, storage)
 
 
-def _checked_paths(root: Location, manifest: Manifest, split_name: str) -> list[Path]:
-    folder = local_root(root)
-    paths = sized_paths(root, manifest, split_name)
-    with storage.named(folder, root):
-        try:
-            _check_sums(paths, manifest, split_name)
-        except DataError:
-            if not isinstance(root, Remote):
-                raise
-            for path in paths:  # the working copy may have been damaged, or the set prepared anew
-                path.unlink()
-            _check_sums(sized_paths(root, manifest, split_name), manifest, split_name)
-    return paths
-
-
-def _check_sums(paths: list[Path], manifest: Manifest, split_name: str) -> None:
-    for path, shard in zip(paths, manifest.splits[split_name].files, strict=True):
-        status = path.stat()
-        sha256 = _sha256_at(path.absolute(), status.st_size, status.st_mtime_ns)
-        if sha256 != shard.sha256:
-            problem = f"must have SHA-256 {shard.sha256[:12]}..., got {sha256[:12]}..."
-            raise damaged(path, problem, manifest.name)
-
-
-@functools.lru_cache(maxsize=4096)
-def _sha256_at(path: Path, num_bytes: int, mtime_ns: int) -> str:  # noqa: ARG001 (keys of the cache)
-    return file_sha256(path)
-
-
 def _shard_sizes(num_images: int, *, num_dims: int) -> list[int]:
     """Cut a split into shards whose sizes differ by at most one image."""
     count = min(_MAX_SHARDS, -(-num_images // _IMAGES_PER_SHARD))
@@ -247,7 +136,7 @@ def _shard_sizes(num_images: int, *, num_dims: int) -> list[int]:
     return [num_images // count + (number < num_images % count) for number in range(count)]
 
 
-def _regroup(batches: Iterator[Batch], sizes: list[int], rows: int) -> Iterator[Batch]:
+def _regroup(batches: Iterator[RawBatch], sizes: list[int], rows: int) -> Iterator[RawBatch]:
     """Cut batches of any length into row groups that end where the shards end.
 
     Row groups after the last shard are given as they come, so that the writer can see a surplus.
@@ -268,7 +157,7 @@ def _regroup(batches: Iterator[Batch], sizes: list[int], rows: int) -> Iterator[
     yield from batches
 
 
-def _append(images: np.ndarray, labels: np.ndarray | None, more: Batch) -> Batch:
+def _append(images: np.ndarray, labels: np.ndarray | None, more: RawBatch) -> RawBatch:
     if not len(images):
         return more
     images = np.concatenate([images, more[0]])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raypixel.data.sources.pictures import decode, look
+from raypixel.data.sources.decoding import decode, look
 from raypixel.errors import ConfigError, DataError
 
 

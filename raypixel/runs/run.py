@@ -21,7 +21,7 @@ from typing import Any, Self
 from raypixel import storage
 from raypixel.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from raypixel.config import dump_yaml, flatten, load_yaml
-from raypixel.data import DataConfig, Manifest, choose_backend
+from raypixel.data import Manifest, decide_residence
 from raypixel.errors import CheckpointError
 from raypixel.experiment import ExperimentConfig, parse_experiment, relevant_options
 from raypixel.runs import remote
@@ -302,12 +302,9 @@ def _decided(
     config: ExperimentConfig, manifest: Manifest, before: ExperimentConfig | None
 ) -> ExperimentConfig:
     """Return an experiment whose data is in memory or streamed: the order of the images differs between the two."""
-    data: DataConfig = config.data
-    if data.backend == "auto" and before is not None:
-        # a run of before there was a choice has "auto"
-        earlier = "memory" if before.data.backend == "auto" else before.data.backend
-        data = data.model_copy(update={"backend": earlier})
-    return config.model_copy(update={"data": choose_backend(data, manifest)})
+    recorded = None if before is None else before.data.backend
+    data = decide_residence(config.data, manifest, recorded=recorded)
+    return config.model_copy(update={"data": data})
 
 
 def _of(checkpoint: Checkpoint, home: Location) -> Checkpoint:

@@ -2,14 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from raypixel.errors import StorageError
 from raypixel.storage.connection import connect, problem
-from raypixel.storage.places import Location, Remote, location
+from raypixel.storage.places import Location, Remote, absolute, location
 
 _CHUNK = 8 << 20
 _ATTEMPTS = 10
@@ -116,14 +116,17 @@ def check_bucket(remote: Remote) -> None:
         raise StorageError(f"{remote}: bucket {remote.bucket!r} must exist, there is none")
 
 
-def list_files(remote: Remote) -> dict[str, int]:
-    """Return the size of every object below a place, by its name from there.
+def list_files(remote: Location) -> dict[str, int]:
+    """Return the size of every object or file below a place, by its name from there.
 
     Raises:
         StorageError: The bucket is not there; storage does not answer or refuses.
     """
     from pyarrow import fs
 
+    if isinstance(remote, Path):
+        files = [path for path in remote.rglob("*") if path.is_file()]
+        return {path.relative_to(remote).as_posix(): path.stat().st_size for path in files}
     selector = fs.FileSelector(remote.key, recursive=True, allow_not_found=True)
     try:
         found = connect(remote.bucket).get_file_info(selector)
@@ -135,11 +138,22 @@ def list_files(remote: Remote) -> dict[str, int]:
     return {info.path[start:]: info.size for info in found if info.is_file}
 
 
-def names_in(place: Location) -> set[str]:
-    """Return the names of what is in a folder, or of the objects below a place."""
+def find(place: Location, pattern: str) -> list[str]:
+    """Return the names, from a place on and sorted, of the files that match `*/NAME` or another pattern of so many parts."""
     if isinstance(place, Path):
+        return sorted(path.relative_to(place).as_posix() for path in place.glob(pattern))
+    depth = pattern.count("/")
+    files = [name for name in list_files(place) if name.count("/") == depth]
+    return sorted(name for name in files if PurePosixPath(name).match(pattern))
+
+
+def names_in(place: Location) -> set[str] | None:
+    """Return the names of what is in a folder, None if there is nothing; a file is in itself, as "."."""
+    if not isinstance(place, Path):
+        return {name.partition("/")[0] for name in list_files(place)} or None
+    if place.is_dir():
         return {path.name for path in place.iterdir()}
-    return set(list_files(place))
+    return {"."} if place.exists() else None
 
 
 def exists(place: Location) -> bool:
@@ -200,6 +214,14 @@ def ray_storage(place: Location) -> dict[str, Any]:
     if isinstance(place, Path):
         return {"storage_path": str(place)}
     return {"storage_path": place.key, "storage_filesystem": connect(place.bucket)}
+
+
+def arrow_files(places: Sequence[Location]) -> tuple[list[str], Any]:
+    """Return how pyarrow's readers, and Ray Data, name files of one bucket or of this machine: paths and their file system."""
+    paths = [str(absolute(p)) if isinstance(p, Path) else p.key for p in places]
+    buckets = {p.bucket for p in places if not isinstance(p, Path)}
+    assert len(buckets) < 2
+    return paths, connect(buckets.pop()) if buckets else None
 
 
 def _read_chunk(remote: Remote, stream: Any) -> bytes:

@@ -42,6 +42,8 @@ def location(text: str | PurePath) -> Location:
     """
     if isinstance(text, Path | Remote):
         return text
+    if not isinstance(text, str | PurePath):  # out of a YAML file
+        raise ConfigError(f"a location must be a path or s3://BUCKET/NAME, got {text!r}")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", str(text))
     if scheme is None:
         return Path(text)

@@ -20,10 +20,10 @@ from raypixel.data import Manifest
 from raypixel.errors import CheckpointError, RaypixelError, StorageError
 from raypixel.evaluation import evaluate_checkpoint
 from raypixel.experiment import ExperimentConfig, override, parse_experiment
-from raypixel.jobs import datasets
 from raypixel.model import draw
 from raypixel.runs import Event, Run, RunWriter, writing
 from raypixel.storage import Access
+from raypixel.train import staging
 from raypixel.train.data_parallel import train_on_ray
 from raypixel.train.worker import Worker, run_worker
 
@@ -99,7 +99,7 @@ def _run(
     resources = ray.get_runtime_context().get_assigned_resources()
     device = torch.device("cuda" if resources.get("GPU") else "cpu")
     torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
-    splits = datasets.open_staged(staged, config.data, manifest)
+    splits = staging.open_staged(staged, config.data, manifest)
     if config.scaling.num_workers == 1:
         worker = Worker(device=device)
         with writing(run, reporter) as writer:

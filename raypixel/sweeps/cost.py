@@ -5,7 +5,7 @@ import time
 import torch
 
 from raypixel.data import Manifest, num_levels_of
-from raypixel.data.loader import Batch
+from raypixel.data.batches import Batch
 from raypixel.evaluation import batch_nll_nats
 from raypixel.experiment import ExperimentConfig, build_experiment_model
 from raypixel.models import PixelModel

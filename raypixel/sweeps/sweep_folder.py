@@ -16,15 +16,9 @@ import torch
 
 from raypixel import storage
 from raypixel.config import load_yaml
-from raypixel.data import (
-    DataConfig,
-    Manifest,
-    Split,
-    StreamedSplit,
-    choose_backend,
-    num_levels_of,
-)
-from raypixel.data.loader import EvalBatches
+from raypixel.data import DataConfig, Manifest, num_levels_of
+from raypixel.data.batches import ImageSource, images_as_evaluated
+from raypixel.data.splits import Split
 from raypixel.errors import CheckpointError, StorageError
 from raypixel.evaluation import histogram_baseline, uniform_baseline
 from raypixel.experiment import parse_experiment
@@ -74,7 +68,7 @@ def _open(sweep: Sweep, folder: Path, *, is_resumed: bool) -> Ledger:
 def drop_unbegun(place: Location) -> None:
     """Delete the folder of a sweep that failed before its first trial, so that its name is free again."""
     with suppress(StorageError):  # what failed first is told
-        if storage.names_in(place) <= {SWEEP_FILE, LOCK, LEASE}:
+        if (storage.names_in(place) or set()) <= {SWEEP_FILE, LOCK, LEASE}:
             storage.remove(place)
 
 
@@ -112,17 +106,9 @@ def _differences(where: Path, trial: Trial, shown: Location) -> list[str]:
     return differences(before, trial.config.model_copy(update={"data": data}), shown)
 
 
-def settled_data(ledger: Ledger, data: DataConfig, manifest: Manifest) -> DataConfig:
-    """Return the data options with the backend that the sweep was begun with, or that is chosen now."""
-    before = ledger.facts.get("data", {}).get("backend")
-    if data.backend == "auto" and before is not None:
-        return data.model_copy(update={"backend": before})
-    return choose_backend(data, manifest)
-
-
 def note_data(
     ledger: Ledger,
-    splits: Mapping[str, Split | StreamedSplit],
+    splits: Mapping[str, ImageSource],
     data: DataConfig,
     manifest: Manifest,
 ) -> None:
@@ -147,9 +133,7 @@ def note_data(
     train, test = splits["train"], splits["test"]
     if isinstance(train, Split) and isinstance(test, Split):
         # as they are evaluated: a stochastic binarization is one draw
-        train_x, x = (
-            EvalBatches(split, data, manifest, batch_size=1).images for split in (train, test)
-        )
+        train_x, x = (images_as_evaluated(split, data, manifest) for split in (train, test))
         histogram = histogram_baseline(train_x, x, num_levels=num_levels)
         ledger.facts["baselines"]["histogram of each pixel"] = histogram.bits_per_dim
 

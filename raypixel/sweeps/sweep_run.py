@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from raypixel.data import Manifest, describe_stream
+from raypixel.data import Manifest, decide_residence, describe_stream
 from raypixel.experiment import ExperimentConfig
-from raypixel.jobs import datasets
 from raypixel.runs import Run, carrying, claim
 from raypixel.runs.tracking import Publication, Publisher
 from raypixel.storage import Location, absolute
@@ -23,12 +22,11 @@ from raypixel.sweeps.sweep_folder import (
     note_data,
     now,
     open_ledger,
-    settled_data,
 )
 from raypixel.sweeps.trial_states import TrialResult, TrialStates, TrialWatch
 from raypixel.sweeps.trials import Sweep, Trial
 from raypixel.sweeps.tuning import tune_trials
-from raypixel.train import ray_cluster
+from raypixel.train import ray_cluster, staging
 
 SPLITS = ("train", "val", "test")
 
@@ -104,7 +102,8 @@ def run_sweep(
                 run.begin(config, manifest, resume=True, run_id=run_id)
                 published.follow(run, name=trial.label, parent=parent)
 
-            data = settled_data(ledger, sweep.trials[0].config.data, manifest)
+            recorded = ledger.facts.get("data", {}).get("backend")
+            data = decide_residence(sweep.trials[0].config.data, manifest, recorded=recorded)
             states = TrialStates(sweep, ledger, watch, begin, data)
             states.restore(known)
             with _ended(published, parent):
@@ -142,8 +141,8 @@ def _run(
     search = open_search(sweep, ended, begun)
     if data.backend == "stream":
         warn(describe_stream(data, manifest))
-    staged = datasets.stage(data, manifest, SPLITS)
-    note_data(states.ledger, datasets.open_staged(staged, data, manifest), data, manifest)
+    staged = staging.stage(data, manifest, SPLITS)
+    note_data(states.ledger, staging.open_staged(staged, data, manifest), data, manifest)
     states.ledger.write()
     try:
         return tune_trials(states, search, manifest, staged, warn=warn)

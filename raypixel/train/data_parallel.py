@@ -14,10 +14,9 @@ import torch
 from raypixel.data import Manifest
 from raypixel.errors import RaypixelError, StorageError, TrainingError
 from raypixel.experiment import ExperimentConfig, ScalingConfig
-from raypixel.jobs import datasets
 from raypixel.runs import Event, Run, RunWriter, reading, writing
 from raypixel.storage import access, ray_storage, remove
-from raypixel.train import ray_cluster
+from raypixel.train import ray_cluster, staging
 from raypixel.train.placement import note_group, remove_group
 from raypixel.train.preemption import end_of_worker, notice_of, watch_preemption
 from raypixel.train.worker import Worker, run_worker
@@ -52,7 +51,7 @@ def train_on_ray(
 
     resources, use_gpu = ray_cluster.worker_resources(config.scaling)
     if staged is None:
-        staged = datasets.stage(config.data, manifest, SPLITS)
+        staged = staging.stage(config.data, manifest, SPLITS)
     remove_group(run.ray)
     remove(run.ray)
     name = uuid.uuid4().hex
@@ -153,7 +152,7 @@ def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
     run = Run.at(arguments["home"])
     if worker.rank == 0:
         note_group(run.ray)
-    splits = datasets.open_staged(arguments["staged"], config.data, arguments["manifest"])
+    splits = staging.open_staged(arguments["staged"], config.data, arguments["manifest"])
     notice = notice_of(arguments["name"])
     if ray_cluster.has_preemption_watcher():
         watch_preemption(notice)

@@ -5,16 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from raypixel.checkpoint import Checkpoint
-from raypixel.data import (
-    DataConfig,
-    Manifest,
-    Split,
-    StreamedSplit,
-    describe_stream,
-    fix_levels,
-    open_stream,
-    read_split,
-)
+from raypixel.data import DataConfig, Manifest, describe_stream
+from raypixel.data.batches import ImageSource
+from raypixel.data.stream import open_split
 from raypixel.evaluation import choose_device
 from raypixel.experiment import ExperimentConfig, check_model
 from raypixel.model import draw_picture
@@ -130,13 +123,6 @@ def train(
         return train_on_ray(config, manifest, run, on_event)
 
 
-def read_splits(config: DataConfig, manifest: Manifest) -> dict[str, Split | StreamedSplit]:
-    """Read train and val into this process, or plan their streaming, with the data options applied."""
-    if config.backend == "stream":
-        return {name: open_stream(config, manifest, name) for name in SPLITS}
-    return {
-        name: fix_levels(
-            read_split(config.root, config.name, name), config, manifest, split_name=name
-        )
-        for name in SPLITS
-    }
+def read_splits(config: DataConfig, manifest: Manifest) -> dict[str, ImageSource]:
+    """Open train and val in this process; see `open_split`."""
+    return {name: open_split(config, manifest, name) for name in SPLITS}

@@ -13,13 +13,8 @@ from typing import Literal
 import torch
 
 from raypixel.checkpoint import Checkpoint, CheckpointStore, ModelInfo
-from raypixel.data import (
-    Manifest,
-    Split,
-    StreamedSplit,
-    open_eval_batches,
-    open_train_batches,
-)
+from raypixel.data import Manifest
+from raypixel.data.batches import EvalBatches, ImageSource, TrainBatches
 from raypixel.evaluation import evaluate
 from raypixel.experiment import ExperimentConfig, build_experiment_model
 from raypixel.models import PixelModel
@@ -43,7 +38,7 @@ class Worker:
 def run_worker(
     config: ExperimentConfig,
     manifest: Manifest,
-    splits: Mapping[str, Split | StreamedSplit],
+    splits: Mapping[str, ImageSource],
     folder: Path,
     *,
     worker: Worker,
@@ -55,7 +50,7 @@ def run_worker(
     Args:
         config: The experiment, as `Run.begin` returns it.
         manifest: The prepared data set.
-        splits: "train" and "val", as `fix_levels` or `open_stream` return them.
+        splits: "train" and "val", as `open_split` returns them.
         folder: The run's folder, the same on every worker.
         worker: Rank, number of workers and device.
         writer: Writes the run; given to rank 0.
@@ -79,7 +74,7 @@ def run_worker(
     torch.manual_seed(config.training.seed)
     model = build_experiment_model(config, manifest)
     shares = {"rank": worker.rank, "world_size": worker.world_size}
-    batches = open_train_batches(
+    batches = TrainBatches(
         splits["train"],
         config.data,
         manifest,
@@ -87,7 +82,7 @@ def run_worker(
         seed=config.training.seed,
         **shares,
     )
-    val = open_eval_batches(
+    val = EvalBatches(
         splits["val"],
         config.data,
         manifest,

@@ -3,8 +3,8 @@
 import pytest
 
 from raypixel import storage
-from raypixel.data import DataConfig, list_prepared, load_manifest, prepare, read_split
-from raypixel.data.copies import local_root
+from raypixel.data import DataConfig, list_prepared, load_manifest, prepare
+from raypixel.data.splits import read_split
 from raypixel.errors import DataError, StorageError
 from raypixel.storage import Remote
 
@@ -40,7 +40,7 @@ def test_set_prepared_in_storage_is_the_one_prepared_in_a_folder(bucket, digits,
 def test_shards_are_fetched_once_and_again_when_the_copy_is_damaged(remote_root, digits):
     read_split(remote_root, "digits", "test")
     name = shard_of(digits, "test")
-    copy = local_root(remote_root) / "digits" / name
+    copy = storage.local_folder(remote_root, purpose="data") / "digits" / name
     assert [path.name for path in copy.parent.glob("*.parquet")] == [name]
     storage.delete([remote_root / "digits" / name])
     read_split(remote_root, "digits", "test")

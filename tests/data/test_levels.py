@@ -1,16 +1,9 @@
 import pytest
 import torch
 
-from raypixel.data import (
-    DataConfig,
-    Manifest,
-    Origin,
-    Split,
-    fix_levels,
-    num_levels_of,
-    read_split,
-    to_levels,
-)
+from raypixel.data import DataConfig, Manifest, Origin, num_levels_of
+from raypixel.data.levels import fix_levels, to_levels
+from raypixel.data.splits import Split, read_split
 from raypixel.errors import ConfigError
 
 

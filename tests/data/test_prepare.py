@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raypixel.data import list_prepared, load_manifest, parse_size, prepare, read_split
+from raypixel.data import list_prepared, load_manifest, parse_size, prepare
+from raypixel.data.splits import read_split
 from raypixel.errors import DataError
 
 from .conftest import write_images

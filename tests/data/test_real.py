@@ -5,7 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from raypixel.data import DataConfig, fix_levels, prepare, read_split
+from raypixel.data import DataConfig, prepare
+from raypixel.data.levels import fix_levels
+from raypixel.data.splits import read_split
 from raypixel.errors import DataError
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raypixel.data import SplitInfo, load_manifest, read_split, shard_paths
-from raypixel.data.shards import file_sha256, write_split
-from raypixel.data.sources.raw import RawSplit, array_split
+from raypixel.data import SplitInfo, load_manifest
+from raypixel.data.shards import write_split
+from raypixel.data.sources.raw import RawSplit, array_split, file_sha256
+from raypixel.data.splits import read_split, shard_paths
 from raypixel.errors import DataError
 
 

@@ -14,7 +14,7 @@ def test_submodules_work_beside_this_torch():
 
 
 def test_importing_the_data_package_loads_none_of_the_heavy_libraries():
-    heavy = ["torchvision", "sklearn", "PIL", "pyarrow", "ray", "mlflow", "matplotlib"]
+    heavy = ["torch", "torchvision", "sklearn", "PIL", "pyarrow", "ray", "mlflow", "matplotlib"]
     code = f"import sys, raypixel.data; print([n for n in {heavy!r} if n in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

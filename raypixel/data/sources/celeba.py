@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raypixel.data.sources.folder import decoded
+from raypixel.data.sources.own_images import decoded, divide
 from raypixel.data.sources.raw import RawSet, RawSplit, read_bytes
-from raypixel.data.sources.splits import divide
 from raypixel.errors import DataError
 
 CROP = 140

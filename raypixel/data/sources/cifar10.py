@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raypixel.data.catalog import CIFAR10_CLASSES
+from raypixel.data.sets import CIFAR10_CLASSES
 from raypixel.data.sources.parquet import find_parquet, read_parquet
 from raypixel.data.sources.raw import RawSet, array_split
 from raypixel.errors import DataError

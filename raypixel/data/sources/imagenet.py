@@ -17,7 +17,7 @@ from typing import IO
 
 import numpy as np
 
-from raypixel.data.sources.raw import Batch, RawSet, RawSplit
+from raypixel.data.sources.raw import RawBatch, RawSet, RawSplit
 from raypixel.errors import DataError
 
 NUM_CLASSES = 1000
@@ -89,7 +89,7 @@ def read_imagenet(source: Path, files: list[Path], *, size: int) -> RawSet:
     )
 
 
-def _batches(archives: list[_Archive], start: int, stop: int, size: int) -> Iterator[Batch]:
+def _batches(archives: list[_Archive], start: int, stop: int, size: int) -> Iterator[RawBatch]:
     """Yield the images of some archives laid end to end, from `start` to `stop`."""
     for archive in archives:
         first, last = max(start, 0), min(stop, archive.num_images)
@@ -98,7 +98,7 @@ def _batches(archives: list[_Archive], start: int, stop: int, size: int) -> Iter
         start, stop = start - archive.num_images, stop - archive.num_images
 
 
-def _rows(path: Path, first: int, last: int, size: int) -> Iterator[Batch]:
+def _rows(path: Path, first: int, last: int, size: int) -> Iterator[RawBatch]:
     num_dims = 3 * size * size
     labels = _labels(path)[first:last]
     count = max(1, _BATCH_BYTES // num_dims)

@@ -1,14 +1,16 @@
-"""What a source gives: images in batches, by split, not yet written anywhere."""
+"""What a source gives: images in batches, by split, not yet written anywhere; and its files: read, found, fingerprinted."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from raypixel.data.manifest import Origin
 from raypixel.errors import DataError
 
-Batch = tuple[np.ndarray, np.ndarray | None]
+RawBatch = tuple[np.ndarray, np.ndarray | None]
 """Levels (N, C, H, W), uint8, and class labels (N,), int64, or None."""
 
 _BATCH_IMAGES = 4096
@@ -24,7 +26,7 @@ class RawSplit:
     """
 
     num_images: int
-    batches: Callable[[], Iterator[Batch]]
+    batches: Callable[[], Iterator[RawBatch]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class RawSet:
 def array_split(images: np.ndarray, labels: np.ndarray | None) -> RawSplit:
     """Serve arrays that are already in memory, (N, C, H, W) and (N,)."""
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[RawBatch]:
         for start in range(0, len(images), _BATCH_IMAGES):
             part = slice(start, start + _BATCH_IMAGES)
             yield np.ascontiguousarray(images[part]), None if labels is None else labels[part]
@@ -99,3 +101,49 @@ def find_one(source: Path, folders: tuple[str, ...], stem: str) -> Path:
             if (source / folder / name).is_file():
                 return source / folder / name
     raise DataError(f"{source}: must hold {stem}.gz or {stem}, got neither")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(origin: Origin, source: Path, files: list[Path]) -> Origin:
+    """Return an origin with the facts of the files that were read.
+
+    Args:
+        origin: The source's path, empty when there was none, and the options.
+        source: Where the files lie; the download folder when there was no path.
+        files: Those that were read.
+    """
+    if not files:
+        return origin.model_copy(update={"source": "scikit-learn"})
+    facts = {
+        "num_files": len(files),
+        "num_bytes": sum(path.stat().st_size for path in files),
+        "sha256": content_sha256(source, files),
+    }
+    if origin.source:
+        return origin.model_copy(update=facts | {"stat_sha256": stat_sha256(source, files)})
+    return origin.model_copy(update=facts | {"source": "torchvision"})
+
+
+def content_sha256(source: Path, files: list[Path]) -> str:
+    """Return one checksum over the files' names below the source and their contents."""
+    lines = [f"{_relative(path, source)} {file_sha256(path)}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def stat_sha256(source: Path, files: list[Path]) -> str:
+    """Return one checksum over the files' names, sizes and times of change."""
+    lines = []
+    for path in files:
+        status = path.stat()
+        lines.append(f"{_relative(path, source)} {status.st_size} {status.st_mtime_ns}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _relative(path: Path, source: Path) -> str:
+    is_below = path != source and path.is_relative_to(source)
+    return str(path.relative_to(source)) if is_below else path.name

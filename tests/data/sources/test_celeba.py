@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raypixel.data import prepare, read_split
+from raypixel.data import prepare
+from raypixel.data.splits import read_split
 from raypixel.errors import DataError
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from raypixel.data import prepare
-from raypixel.data.catalog import CIFAR10_CLASSES
+from raypixel.data.sets import CIFAR10_CLASSES
 from raypixel.data.sources.cifar10 import check_cifar10
 from raypixel.data.sources.raw import RawSet
 from raypixel.errors import DataError

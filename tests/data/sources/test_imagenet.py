@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from raypixel.data import prepare, read_split
+from raypixel.data import prepare
 from raypixel.data.sources.imagenet import find_imagenet, read_imagenet
+from raypixel.data.splits import read_split
 from raypixel.errors import DataError
 
 

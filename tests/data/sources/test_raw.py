@@ -1,9 +1,17 @@
 import gzip
+import os
 
 import numpy as np
 import pytest
 
-from raypixel.data.sources.raw import array_split, find_one, read_bytes, read_maybe_gzipped
+from raypixel.data.sources.raw import (
+    array_split,
+    content_sha256,
+    find_one,
+    read_bytes,
+    read_maybe_gzipped,
+    stat_sha256,
+)
 from raypixel.errors import DataError
 
 
@@ -30,3 +38,24 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no: must be a folder that holds x.gz, got nothing there"):
         find_one(tmp_path / "no", (".",), "x")
+
+
+def test_names_and_contents_count_and_the_place_and_the_time_do_not(tmp_path):
+    for folder, name, text in (("a", "x", "1"), ("b", "x", "1"), ("c", "y", "1"), ("d", "x", "2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(text)
+    sums = [
+        content_sha256(tmp_path / folder, sorted((tmp_path / folder).iterdir()))
+        for folder in "abcd"
+    ]
+    assert sums[0] == sums[1]
+    assert len(set(sums)) == 3
+
+
+def test_the_quick_checksum_sees_a_new_time(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("1")
+    before = stat_sha256(tmp_path, [path])
+    assert stat_sha256(tmp_path, [path]) == before
+    os.utime(path, ns=(1, 1))
+    assert stat_sha256(tmp_path, [path]) != before

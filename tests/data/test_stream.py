@@ -6,19 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from raypixel.data import (
-    DataConfig,
-    Split,
-    fix_levels,
-    read_split,
-)
-from raypixel.data.loader import EvalBatches
+from raypixel.data import DataConfig
+from raypixel.data.batches import EvalBatches, TrainBatches
+from raypixel.data.levels import fix_levels
+from raypixel.data.splits import Split, read_split
 from raypixel.data.stream import open_stream, read_ahead
-from raypixel.data.streamed import StreamedEvalBatches, StreamedTrainBatches
 from raypixel.errors import ConfigError, DataError
 
 from ..striped import write_striped
-from .test_loader import assert_equal, whole
+from .test_batches import assert_equal, whole
 
 SHAPE = (1, 2, 3)
 SHARDS = (40, 35, 25)
@@ -48,10 +44,14 @@ def stream(striped, *, deliver=read_ahead, split_name="train", **options):
     return dataclasses.replace(opened, window_bytes=6 * ROWS_OF_A_WINDOW)
 
 
+def batches_of(split, **options) -> TrainBatches:
+    return TrainBatches(split, split.config, split.manifest, **options)
+
+
 def epoch_of(striped, epoch, *, world_size=1, batch_size=8, seed=0, start_step=0, **options):
     """The global batches of an epoch, put together from the workers' shares."""
     workers = [
-        StreamedTrainBatches(
+        batches_of(
             stream(striped, **options),
             batch_size=batch_size,
             seed=seed,
@@ -117,7 +117,7 @@ def test_resuming_at_any_step_gives_the_batches_that_were_left(striped, start_st
 
 
 def test_epochs_in_a_row_equal_epochs_read_on_their_own(striped):
-    batches = StreamedTrainBatches(stream(striped), batch_size=8, seed=0)
+    batches = batches_of(stream(striped), batch_size=8, seed=0)
     for epoch in (0, 1, 2):
         found = [(batch.x, batch.class_labels) for batch in batches.epoch(epoch)]
         assert_equal(found, epoch_of(striped, epoch))
@@ -138,7 +138,7 @@ def test_resuming_reads_no_window_before_its_own(striped):
 
     split = stream(striped, deliver=deliver)
     sizes = [window.num_images for window in split.shuffled(0, 0)]
-    next(StreamedTrainBatches(split, batch_size=8, seed=0).epoch(0, start_step=11))
+    next(batches_of(split, batch_size=8, seed=0).epoch(0, start_step=11))
     assert numbers[0] == int(np.searchsorted(np.cumsum(sizes), 88, side="right")) > 2
 
 
@@ -161,7 +161,7 @@ def test_two_windows_are_in_memory_while_an_epoch_is_read(striped):
 
         return read_ahead(counted, windows, num_dims)
 
-    batches = StreamedTrainBatches(stream(striped, deliver=deliver), batch_size=3, seed=0)
+    batches = batches_of(stream(striped, deliver=deliver), batch_size=3, seed=0)
     for epoch in range(3):
         for _ in batches.epoch(epoch):
             time.sleep(0.002)  # the thread has the time to read as far ahead as it may
@@ -179,7 +179,7 @@ def test_evaluation_counts_the_images_of_memory_once_at_any_world_size(
     root, manifest = striped
     split = stream(striped, split_name="val", binarization=binarization, max_eval_images=52)
     workers = [
-        StreamedEvalBatches(split, batch_size=10, rank=rank, world_size=world_size)
+        EvalBatches(split, split.config, manifest, batch_size=10, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     found = [whole(shares) for shares in zip(*workers, strict=True)]

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from raypixel.data import DataConfig, Manifest, Origin, Split, load_manifest, read_split, to_levels
-from raypixel.data.loader import EvalBatches, TrainBatches
+from raypixel.data import DataConfig, Manifest, Origin, load_manifest
+from raypixel.data.batches import EvalBatches, TrainBatches
+from raypixel.data.levels import to_levels
+from raypixel.data.splits import Split, read_split
 
 NUM_IMAGES = 23
 EVERY_WORLD = pytest.mark.parametrize("world_size", [1, 2, 3, 7])

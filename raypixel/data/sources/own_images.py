@@ -1,17 +1,29 @@
-"""The user's own images: a folder of files, classes from sub-folders, splits from `train/`, `val/`, `test/`."""
+"""The user's own images: a folder of files, classes from sub-folders, splits from `train/`, `val/`, `test/`.
+
+What the source does not divide is divided here, also for other kinds of sources: by a fixed permutation.
+"""
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Protocol
 
 import numpy as np
 
-from raypixel.data.sources.pictures import Look, agree, decode_all, look
-from raypixel.data.sources.raw import Batch, RawSet, RawSplit, read_bytes
-from raypixel.data.sources.splits import divide, split_of_folder
+from raypixel.data.sources.decoding import Look, agree, decode_all, look
+from raypixel.data.sources.raw import RawBatch, RawSet, RawSplit, read_bytes
 from raypixel.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
 _BATCH_IMAGES = 512
+_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 
 def find_images(source: Path) -> list[Path]:
@@ -104,10 +116,65 @@ def decoded(
     image_shape: tuple[int, int, int],
     *,
     crop: int | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[RawBatch]:
     """Read and decode files batch by batch; see `decode`."""
     for start in range(0, len(paths), _BATCH_IMAGES):
         part = slice(start, start + _BATCH_IMAGES)
         pictures = [(str(path), read_bytes(path)) for path in paths[part]]
         images = decode_all(pictures, image_shape=image_shape, crop=crop)
         yield images, None if labels is None else labels[part]
+
+
+class DivideFn(Protocol):
+    """Choose the images of each split, from the numbers that the source has; see `divide`."""
+
+    def __call__(
+        self, num_images: dict[str, int], *, where: str
+    ) -> dict[str, tuple[str, np.ndarray]]:
+        """Return the source's split and the positions in it, for each split."""
+
+
+def split_of_folder(path: PurePath) -> str | None:
+    """Return the split that the first folder of a relative path names, if it does."""
+    return _ALIASES.get(path.parts[0].lower()) if len(path.parts) > 1 else None
+
+
+def split_of_file(path: PurePath) -> str | None:
+    """Return the split that a folder or the first word of the file name (`train-00000...`) names."""
+    stem = path.name.split(".")[0].lower()
+    words = [part.lower() for part in path.parts[:-1]] + [stem.replace("_", "-").split("-")[0]]
+    return next((_ALIASES[word] for word in words if word in _ALIASES), None)
+
+
+def divide(num_images: dict[str, int], *, where: str) -> dict[str, tuple[str, np.ndarray]]:
+    """Choose the images of each split.
+
+    A split that the source does not have is carved from `train`, a tenth of the images for each, by a
+    permutation whose stream NumPy has frozen.
+
+    Args:
+        num_images: Number of images in each split of the source; always has `train`.
+        where: The source, for errors.
+
+    Returns:
+        For `train`, `val` and `test`: the source's split and the positions in it, in a fixed shuffled order
+        (files come sorted by class, and the first n images should show more than one).
+
+    Raises:
+        DataError: There are too few images.
+    """
+    missing = [name for name in ("val", "test") if name not in num_images]
+    total = num_images["train"]
+    if total < 1 + len(missing):
+        rule = f"must hold at least {1 + len(missing)} images to make splits of"
+        raise DataError(f"{where}: {rule}, got {total}")
+    chosen = {
+        name: (name, np.random.RandomState(0).permutation(count))
+        for name, count in num_images.items()
+    }
+    order, tenth = chosen["train"][1], max(1, total // 10)
+    for name in missing:
+        chosen[name] = ("train", order[-tenth:])
+        order = order[:-tenth]
+    chosen["train"] = ("train", order)
+    return {name: chosen[name] for name in ("train", "val", "test")}

@@ -1,7 +1,7 @@
 import pytest
 
-from raypixel.data import DataConfig, Manifest, choose_backend, describe_stream
-from raypixel.data.backend import machine_memory, set_bytes
+from raypixel.data import DataConfig, Manifest, decide_residence, describe_stream
+from raypixel.data.options import machine_memory, set_bytes
 
 
 def manifest_of(num_images: int, *, num_levels: int = 256) -> Manifest:
@@ -18,7 +18,7 @@ def manifest_of(num_images: int, *, num_levels: int = 256) -> Manifest:
 def chosen(num_images: int, *, gib: float, num_levels: int = 256, **options) -> str:
     config = DataConfig(name="big", **options)
     manifest = manifest_of(num_images, num_levels=num_levels)
-    return choose_backend(config, manifest, memory_bytes=int(gib * 2**30)).backend
+    return decide_residence(config, manifest, memory_bytes=int(gib * 2**30)).backend
 
 
 def test_a_set_that_takes_an_eighth_of_the_memory_is_held_and_a_larger_one_streamed():
@@ -30,6 +30,18 @@ def test_a_set_that_takes_an_eighth_of_the_memory_is_held_and_a_larger_one_strea
 def test_what_is_set_is_kept():
     assert chosen(50_000, gib=1, backend="memory") == "memory"
     assert chosen(10, gib=100, backend="stream") == "stream"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "kept"), [("stream", "stream"), ("memory", "memory"), ("auto", "memory")]
+)
+def test_what_an_earlier_part_recorded_is_kept_where_nothing_is_set(recorded, kept):
+    for count in (10, 10**9):
+        config = DataConfig(name="big")
+        found = decide_residence(config, manifest_of(count), recorded=recorded, memory_bytes=2**30)
+        assert found.backend == kept
+        asked = config.model_copy(update={"backend": "stream"})
+        assert decide_residence(asked, manifest_of(count), recorded=recorded) == asked
 
 
 def test_only_the_images_that_are_used_count():
@@ -46,8 +58,8 @@ def test_a_binarization_of_the_whole_split_is_held_in_memory():
 def test_the_memory_of_the_machine_is_asked():
     assert 2**28 < machine_memory() < 2**50
     config = DataConfig(name="big")
-    assert choose_backend(config, manifest_of(10)).backend == "memory"
-    assert choose_backend(config, manifest_of(10**12)).backend == "stream"
+    assert decide_residence(config, manifest_of(10)).backend == "memory"
+    assert decide_residence(config, manifest_of(10**12)).backend == "stream"
 
 
 def test_a_person_is_told_how_much_is_streamed():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raypixel.data.sources.pictures import Look, agree, decode, decode_all, look, losses
+from raypixel.data.sources.decoding import Look, agree, decode, decode_all, look, losses
 from raypixel.errors import DataError
 
 RNG = np.random.default_rng(0)

@@ -1,17 +1,21 @@
 """A set that is streamed: one training in this process, resumed, by workers that read through Ray Data, and in a sweep."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from raypixel import storage
 from raypixel.data import Manifest
+from raypixel.data.stream import open_split
 from raypixel.errors import CheckpointError, DataError
 from raypixel.evaluation import evaluate_split
 from raypixel.experiment import load_experiment
-from raypixel.jobs import datasets, streaming
 from raypixel.runs import Run
 from raypixel.sweeps.ledger import read_ledger
+from raypixel.train import staging
 from raypixel.train.data_parallel import raypixel_error
 from raypixel.train.start import read_splits
 from tests.striped import write_striped
@@ -110,18 +114,52 @@ def test_ray_data_delivers_the_windows_of_a_plan_in_its_order(striped, ray_clust
     root, manifest = striped
     config = experiment(root).data
     ours = read_splits(config, manifest)["train"]
-    staged = datasets.stage(config, manifest, ("train",))
-    theirs = datasets.open_staged(staged, config, manifest)["train"]
-    assert theirs.deliver is streaming.deliver
+    staged = staging.stage(config, manifest, ("train",))
+    theirs = staging.open_staged(staged, config, manifest)["train"]
+    assert theirs.deliver is staging.deliver
     windows = ours.shuffled(3, 1) + ours.in_order()
     pairs = zip(ours.read(iter(windows)), theirs.read(iter(windows)), strict=True)
     for own, other in pairs:
         assert own.images.equal(other.images)
         assert own.class_labels.equal(other.class_labels)
-    lost = replace(windows[0].blocks[0], path=root / "striped" / "nothing.parquet")
+    lost = replace(windows[0].blocks[0], place=root / "striped" / "nothing.parquet")
     with pytest.raises(Exception, match=r"nothing.parquet: must be a parquet file") as error:
         list(theirs.read(iter([replace(windows[0], blocks=(lost,))])))
     assert isinstance(raypixel_error(error.value), DataError)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_data_reads_shards_where_they_lie_in_storage(striped, bucket, ray_cluster):
+    root, manifest = striped
+    place = bucket / "data"
+    for path in (root / "striped").iterdir():
+        storage.upload(path, place / "striped" / path.name)
+    config = experiment(root, data__backend="memory").data
+    theirs = config.model_copy(update={"root": place})
+    for name, split in staging.open_staged(
+        staging.stage(theirs, manifest, ("train", "test")), theirs, manifest
+    ).items():
+        ours = open_split(config, manifest, name)
+        assert split.images.equal(ours.images)
+        assert split.class_labels.equal(ours.class_labels)
+    copy = storage.local_folder(place, purpose="data")
+    assert not list(copy.rglob("*.parquet"))  # the driver has no copy
+    streamed = theirs.model_copy(update={"backend": "stream"})
+    train = staging.open_staged({"train": None}, streamed, manifest)["train"]
+    shutil.rmtree(copy)  # as on another machine than that of the plan
+    found = torch.cat([window.images.clone() for window in train.once()])
+    assert found.equal(open_split(config, manifest, "train").images)
+    assert len(train.in_order()) > 2
+    shard = place / "striped" / manifest.splits["train"].files[1].name
+    content = bytearray(storage.read_bytes(shard))
+    content[60] ^= 255
+    storage.write_bytes(shard, bytes(content))
+    with pytest.raises(DataError, match=r"^s3://.*/striped: shards must be readable, got "):
+        staging.stage(theirs, manifest, ("train",))
+    storage.write_bytes(shard, bytes(content[:-1]))
+    with pytest.raises(DataError, match=r"^s3://.*parquet: must have .* bytes, got "):
+        staging.stage(theirs, manifest, ("train",))
 
 
 @pytest.mark.ray

@@ -24,7 +24,7 @@ def publish(run: str, runs: Location) -> None:
       MLFLOW_TRACKING_URI=http://127.0.0.1:5000 raypixel publish runs/quickstart
     """
     from raypixel.runs.tracking import Publisher
-    from raypixel.sweeps.publish import publish as publish_folder
+    from raypixel.sweeps.publishing import publish as publish_folder
 
     with Publisher(warn=say) as publisher:
         count = publish_folder(existing(run, runs), publisher)

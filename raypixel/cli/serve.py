@@ -254,7 +254,7 @@ def register(checkpoint: Path, name: str, alias: str | None) -> None:
       raypixel register runs/mnist_pixelcnn mnist --alias champion
     """
     from raypixel.runs import find_checkpoint
-    from raypixel.runs.tracking.registry import register_model
+    from raypixel.runs.tracking.registered_models import register_model
 
     made = register_model(find_checkpoint(checkpoint), name, alias=alias)
     say(f"version {made.version} of {made.name} in {made.store}")

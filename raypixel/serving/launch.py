@@ -114,7 +114,7 @@ def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> 
 
 def fetch_registered(uri: str) -> Path:
     """Download a model of MLflow's registry, once for each version, and return its folder."""
-    from raypixel.runs.tracking.registry import fetch_model
+    from raypixel.runs.tracking.registered_models import fetch_model
 
     return fetch_model(uri, Path(tempfile.gettempdir()) / f"raypixel-models-{os.getuid()}")
 

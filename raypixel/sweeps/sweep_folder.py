@@ -28,7 +28,7 @@ from raypixel.runs.remote import fetch_sweep
 from raypixel.runs.run import LOCK, differences
 from raypixel.storage import Location
 from raypixel.sweeps.ledger import FILE_NAME, Ledger, read_ledger
-from raypixel.sweeps.publish import SWEEP_FILE
+from raypixel.sweeps.publishing import SWEEP_FILE
 from raypixel.sweeps.trials import Sweep, Trial
 
 

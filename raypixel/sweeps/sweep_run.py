@@ -13,7 +13,7 @@ from raypixel.experiment import ExperimentConfig
 from raypixel.runs import Run, carrying, claim
 from raypixel.runs.tracking import Publication, Publisher
 from raypixel.storage import Location, absolute
-from raypixel.sweeps.publish import BEST, SWEEP_FILE, record_of_sweep
+from raypixel.sweeps.publishing import BEST, SWEEP_FILE, record_of_sweep
 from raypixel.sweeps.ranking import RankedConfiguration, rank
 from raypixel.sweeps.search import open_search
 from raypixel.sweeps.sweep_folder import (

@@ -161,7 +161,7 @@ def test_training_killed_and_resumed_on_an_empty_machine_ends_like_an_undisturbe
     program += ["--runs", str(bucket / "runs")]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(program, stdout=log, stderr=log)
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while (index := read_index(place)) is None or index.last < "step-00000012":
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline, "waited too long"

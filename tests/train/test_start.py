@@ -59,7 +59,7 @@ def command(config_file: Path, folder: Path, *extra: str) -> list[str]:
     return [*program, "--runs", str(folder), "--run", "run", *extra]
 
 
-def wait_for(condition, *, seconds: float = 120.0) -> None:
+def wait_for(condition, *, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -5,7 +5,7 @@ import pytest
 from raypixel.checkpoint import read_checkpoint
 from raypixel.errors import CheckpointError
 from raypixel.runs.tracking import TrackingError
-from raypixel.runs.tracking.registry import fetch_model, register_model
+from raypixel.runs.tracking.registered_models import fetch_model, register_model
 from tests.serving.service import write_model
 
 

@@ -10,7 +10,7 @@ from raypixel.errors import CheckpointError
 from raypixel.runs import Event, Run
 from raypixel.runs.tracking import Publisher
 from raypixel.sweeps.ledger import Ledger, TrialEntry
-from raypixel.sweeps.publish import publish
+from raypixel.sweeps.publishing import publish
 from tests.runs.tracking.runs import begin_run, epochs, tell
 from tests.trained import train_into
 

@@ -67,6 +67,16 @@ class Model:
     ) -> Tensor:
         """Draw n images, (n, C, H, W), uint8; image k depends on (seed, k) only.
 
+        Args:
+            n: How many.
+            seed: Of the request.
+            temperature: Divides the logits.
+            class_label: Class of all images, for a class-conditional model; by default 0, 1, 2, ... in turn.
+            batch_size: Images in memory at a time.
+            sampler: "cached" or "oracle".
+            progress: Called with sub-pixels written in each image of a batch.
+            watch: Called with the number of a batch's first image and its levels so far, after each row.
+
         Raises:
             ConfigError: The class is not one of the model's.
         """
@@ -194,16 +204,7 @@ class Model:
 
 
 def draw(
-    model: PixelModel,
-    num_images: int,
-    *,
-    seed: int,
-    temperature: float = 1.0,
-    class_label: int | None = None,
-    batch_size: int = 64,
-    sampler: Sampler = "cached",
-    progress: Callable[[int], None] | None = None,
-    watch: Callable[[int, Tensor], None] | None = None,
+    model: PixelModel, num_images: int, *, seed: int, class_label: int | None = None, **how: Any
 ) -> Tensor:
     """Draw images, (N, C, H, W) uint8; image k depends on (seed, k) only.
 
@@ -211,27 +212,14 @@ def draw(
         model: A model on its device.
         num_images: How many.
         seed: Seed of the request.
-        temperature: Divides the logits.
         class_label: Class of all images, for a class-conditional model; by default 0, 1, 2, ... in turn.
-        batch_size: Images in memory at a time.
-        sampler: "cached", or "oracle": one full pass for each sub-pixel.
-        progress: Called with sub-pixels written in each image of a batch.
-        watch: Called with the number of a batch's first image and its levels so far, after each row.
+        how: Further arguments of `raypixel.sampling.sample`.
 
     Raises:
         ConfigError: The class is not one of the model's.
     """
     labels = class_labels_for(model, num_images, class_label)
-    return sample(
-        model,
-        image_seeds(seed, num_images),
-        class_labels=labels,
-        temperature=temperature,
-        batch_size=batch_size,
-        sampler=sampler,
-        progress=progress,
-        watch=watch,
-    )
+    return sample(model, image_seeds(seed, num_images), class_labels=labels, **how)
 
 
 def class_labels_for(model: PixelModel, num_images: int, class_label: int | None) -> Tensor | None:

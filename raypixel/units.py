@@ -1,4 +1,4 @@
-"""Units of likelihood: nats per image and bits per dimension, with exact accumulation."""
+"""Units: nats per image and bits per dimension, with exact accumulation; durations as text."""
 
 import math
 from dataclasses import dataclass
@@ -61,3 +61,10 @@ class Likelihood:
             return 0.0
         variance = max(self.squared_nats - self.nll_nats**2 / n, 0.0) / (n - 1)
         return math.sqrt(variance / n)
+
+
+def duration(seconds: float) -> str:
+    """Write a time such as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -5,7 +5,7 @@ from operator import add
 import numpy as np
 import pytest
 
-from raypixel.units import Likelihood, bits_per_dim
+from raypixel.units import Likelihood, bits_per_dim, duration
 
 
 def likelihood_of(nats, num_dims: int = 12) -> Likelihood:
@@ -72,3 +72,11 @@ def test_rounding_below_zero_variance_gives_a_standard_error_of_zero():
 def test_images_of_different_sizes_are_not_merged():
     with pytest.raises(ValueError, match="num_dims must agree, got 12 and 8"):
         likelihood_of([1.0]) + likelihood_of([1.0], num_dims=8)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (3599.5, "1:00:00"), (36061, "10:01:01")],
+)
+def test_durations_have_hours_only_where_there_are_some(seconds, text):
+    assert duration(seconds) == text

@@ -1,22 +1,28 @@
-"""The images that a command names: files, or images of a prepared split, and which of their pixels are observed."""
+"""What a command is asked about: images, of files or of a prepared split; their observed pixels; untrained models to draw."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from raypixel.checkpoint import Checkpoint
+from raypixel.cli.progress import bar, say
+from raypixel.config import ConfigProblems, apply_overrides, parse_overrides
 from raypixel.data.batches import images_as_evaluated
 from raypixel.data.levels import to_levels
 from raypixel.data.shown import decode_shown, observed_part, observed_picture, shown_levels
 from raypixel.data.sources.decoding import losses
 from raypixel.data.sources.raw import read_bytes
-from raypixel.errors import ConfigError, RaypixelError
+from raypixel.errors import ConfigError, RaypixelError, did_you_mean
 from raypixel.evaluation import open_split
 from raypixel.grids import gray_values
+from raypixel.models import ModelConfig, model_classes, validate_model_config
+from raypixel.runs import find_checkpoint
 from raypixel.storage import Location
 
 
@@ -35,6 +41,35 @@ class Images:
     x: Tensor
     class_labels: Tensor | None
     changes: tuple[str, ...] = ()
+
+
+def asked_images(
+    checkpoint: Checkpoint,
+    paths: Sequence[Path],
+    split_name: str | None,
+    index: str | None,
+    *,
+    root: Location | None,
+) -> Images:
+    """Return the images that a command names; say which of the files could not be taken exactly.
+
+    Raises:
+        ConfigError: Files and a split are named, or neither; or see `select_images`.
+        DataError: See `read_images` and `select_images`.
+    """
+    if bool(paths) == (split_name is not None):
+        got = "both" if paths else "neither"
+        raise ConfigError(f"images must be given as files or by --split, got {got}")
+    if split_name is not None:
+        return select_images(checkpoint, split_name, index, root=root)
+    if index is not None:
+        raise ConfigError("--index must be given with --split, got files")
+    images = read_images(checkpoint, paths)
+    changed = [f"{name} ({how})" for name, how in zip(paths, images.changes, strict=True) if how]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        say(f"changed on the way in: {', '.join(changed[:3])}{more}")
+    return images
 
 
 def read_images(checkpoint: Checkpoint, paths: Sequence[Path]) -> Images:
@@ -146,3 +181,106 @@ def parse_observed(text: str, image_shape: tuple[int, int, int]) -> Tensor:
         return observed_picture(read_bytes(Path(text)), image_shape, where=text)
     rule = "must be top-half, rows:N, columns:N or a picture"
     raise ConfigError(f"--observed {rule}, got {text!r}")
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Untrained models to draw.
+
+    Attributes:
+        kind: Name of an architecture, or None for all.
+        assignments: Options of that kind, "model.KEY=VALUE".
+        shape: Of the images, CxHxW.
+    """
+
+    kind: str | None
+    assignments: tuple[str, ...]
+    shape: str | None
+
+    def or_checkpoint(self, path: Location | None) -> Checkpoint | None:
+        """Read the checkpoint if one is named, and refuse options that belong to an untrained model."""
+        if path is None:
+            return None
+        options = {"--model": self.kind, "--set": " ".join(self.assignments), "--shape": self.shape}
+        for option, value in options.items():
+            if value:
+                raise RaypixelError(f"{option} must be left out with a checkpoint, got {value}")
+        return find_checkpoint(path)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        if self.shape is None:
+            return (1, 15, 15)
+        match = re.fullmatch(r"([13])x([1-9]\d{0,2})x([1-9]\d{0,2})", self.shape.strip())
+        if match is None:
+            raise RaypixelError(
+                f"--shape must be CHANNELSxHEIGHTxWIDTH with 1 or 3 channels, got {self.shape!r}"
+            )
+        channels, height, width = map(int, match.groups())
+        return channels, height, width
+
+    def configs(self) -> dict[str, ModelConfig]:
+        """Return the config of one kind with its options, or the defaults of every kind.
+
+        Raises:
+            ConfigError: The kind or an option is unknown, or options are given without a kind.
+        """
+        kinds = list(model_classes())
+        overrides = parse_overrides(self.assignments)
+        if self.kind is None:
+            if overrides:
+                got = " ".join(self.assignments)
+                raise ConfigError(f"--set must come with --model KIND, got {got}")
+            return {name: _config(name, {}) for name in kinds}
+        if self.kind not in kinds:
+            raise ConfigError(
+                f"--model must be one of {', '.join(kinds)}, "
+                f"got {self.kind!r}{did_you_mean(self.kind, kinds)}"
+            )
+        return {self.kind: _config(self.kind, overrides)}
+
+    def each(self, label: str) -> Iterator[tuple[str, ModelConfig]]:
+        """Yield the configs by their kinds, and show how many are done."""
+        configs = self.configs()
+        with bar(label, unit="models") as progress:
+            for done, named in enumerate(configs.items(), start=1):
+                yield named
+                progress(done, len(configs))
+
+
+def _config(kind: str, overrides: Mapping[str, Any]) -> ModelConfig:
+    problems = [
+        f"--set must change an option of the model, model.KEY=VALUE, got {key!r}"
+        for key in overrides
+        if not key.startswith("model.") or key == "model.kind"
+    ]
+    if problems:
+        raise ConfigError(problems)
+    mapping = apply_overrides({"model": {"kind": kind}}, overrides)
+    try:
+        return validate_model_config(mapping["model"])
+    except ConfigProblems as error:
+        raise ConfigError(
+            [f"{kind}: model.{'.'.join(where)} {text}" for where, text in error.items]
+        ) from None
+
+
+def parse_position(text: str | None, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Return the row and the column of "ROW,COL"; two thirds down in the middle if there is no text.
+
+    Raises:
+        RaypixelError: The text is not of this form, or the pixel is outside the image.
+    """
+    _, height, width = image_shape
+    if text is None:
+        return height * 2 // 3, width // 2
+    match = re.fullmatch(r"\s*(\d{1,9})\s*,\s*(\d{1,9})\s*", text)
+    if match is None:
+        raise RaypixelError(f"--at must be ROW,COL counted from 0, got {text!r}")
+    row, column = map(int, match.groups())
+    if row >= height or column >= width:
+        raise RaypixelError(
+            f"--at must be inside the image, rows 0 to {height - 1} and columns 0 to {width - 1}, got {row},{column}"
+        )
+    return row, column

@@ -1,20 +1,13 @@
 """`raypixel data`, `recipes`, `models`: what there is, and getting data ready."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from raypixel.cli.location import LOCATION
+from raypixel.cli.options import DATA_ROOT_OPTION, PATH
 from raypixel.cli.progress import bar, table
 from raypixel.storage import Location
-
-ROOT_OPTION = click.option(
-    "--root",
-    type=LOCATION,
-    default=Path("data"),
-    show_default=True,
-    help="Folder of prepared data sets, or s3://BUCKET/NAME.",
-)
 
 
 @click.group()
@@ -23,38 +16,25 @@ def data() -> None:
 
 
 @data.command("list")
-@ROOT_OPTION
+@DATA_ROOT_OPTION
 def list_data(root: Location) -> None:
     """List the data sets known by name, and what is prepared."""
     from raypixel.data import catalog, list_prepared
 
-    prepared = {manifest.name: manifest for manifest in list_prepared(root)}
-    rows = []
-    for entry in catalog():
-        manifest = prepared.pop(entry.name, None)
-        splits = manifest.splits if manifest else None
-        images = {n: s.num_images for n, s in splits.items()} if splits else entry.splits
-        rows.append(
-            [
-                entry.name,
-                "yes" if manifest else "no",
-                "x".join(map(str, entry.image_shape)),
-                str(entry.num_levels),
-                " ".join(f"{name} {count:,}" for name, count in images.items()),
-                entry.description,
-            ]
+    def row(of: Any, manifest: Any, images: dict[str, int], text: str) -> list[str]:
+        if manifest and manifest.splits:
+            images = {name: split.num_images for name, split in manifest.splits.items()}
+        shape, counts = (
+            "x".join(map(str, of.image_shape)),
+            [f"{n} {k:,}" for n, k in images.items()],
         )
-    rows += [
-        [
-            manifest.name,
-            "yes",
-            "x".join(map(str, manifest.image_shape)),
-            str(manifest.num_levels),
-            " ".join(f"{name} {split.num_images:,}" for name, split in manifest.splits.items()),
-            f"your images, from {manifest.origin.source}",
-        ]
-        for manifest in prepared.values()
-    ]
+        is_prepared = "yes" if manifest else "no"
+        return [of.name, is_prepared, shape, str(of.num_levels), " ".join(counts), text]
+
+    prepared = {manifest.name: manifest for manifest in list_prepared(root)}
+    rows = [row(e, prepared.pop(e.name, None), e.splits, e.description) for e in catalog()]
+    for manifest in prepared.values():
+        rows.append(row(manifest, manifest, {}, f"your images, from {manifest.origin.source}"))
     table(["name", "prepared", "shape", "levels", "images", "description"], rows)
 
 
@@ -62,23 +42,16 @@ def list_data(root: Location) -> None:
 @click.argument("name")
 @click.option(
     "--source",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Files to read instead of downloading: a folder, an .amat file or parquet files.",
 )
-@ROOT_OPTION
+@DATA_ROOT_OPTION
 @click.option("--size", help="HEIGHTxWIDTH (or one number) to resize your own images to.")
 @click.option(
     "--channels", type=click.IntRange(1, 3), help="1 (gray) or 3 (RGB) for your own images."
 )
 @click.option("--force", is_flag=True, help="Replace a set of this name made from something else.")
-def prepare(
-    name: str,
-    source: Path | None,
-    root: Location,
-    size: str | None,
-    channels: int | None,
-    force: bool,
-) -> None:
+def prepare(name: str, source: Path | None, root: Location, size: str | None, **how: Any) -> None:
     """Turn a data set into parquet shards under ROOT/NAME.
 
     NAME is one of `raypixel data list`, or any new name for your own images together with --source: a folder of
@@ -94,14 +67,9 @@ def prepare(
     from raypixel.data import prepare as prepare_data
 
     with bar(f"preparing {name}", unit="images") as progress:
+        resized = None if size is None else parse_size(size)
         manifest = prepare_data(
-            name,
-            root=root,
-            source=source,
-            size=None if size is None else parse_size(size),
-            channels=channels,
-            force=force,
-            progress=progress,
+            name, root=root, source=source, size=resized, progress=progress, **how
         )
     shape = "x".join(map(str, manifest.image_shape))
     click.echo(f"{root / name}: images {shape}, {manifest.num_levels} levels")

@@ -1,47 +1,69 @@
 """`raypixel figure`: diagrams of a model, computed from it."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from raypixel.cli.location import CHECKPOINT, LOCATION
-from raypixel.cli.progress import bar, say
+from raypixel.cli.options import (
+    CHECKPOINT_ARGUMENT,
+    ROOT_OPTION,
+    LocationType,
+    out_option,
+    split_option,
+)
+from raypixel.cli.progress import say
 from raypixel.errors import RaypixelError
 from raypixel.storage import Location
 
 if TYPE_CHECKING:
     from raypixel.checkpoint import Checkpoint
-    from raypixel.models import ModelConfig
 
-_DEFAULT_SHAPE = (1, 15, 15)
-_CHECKPOINT = click.argument("checkpoint", type=CHECKPOINT, required=False)
-_MODEL = click.option("--model", "kind", metavar="KIND", help="An untrained model of this kind.")
-_SET = click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="model.KEY=VALUE",
-    help="Change an option of KIND; repeat for more.",
-)
-_SHAPE = click.option(
-    "--shape", metavar="CxHxW", help="Images of an untrained model.  [default: 1x15x15]"
-)
+_CHECKPOINT = click.argument("checkpoint", type=LocationType(must_be_folder=False), required=False)
 _AT = click.option(
     "--at", metavar="ROW,COL", help="The pixel, from 0.  [default: two thirds down, in the middle]"
 )
 
 
+def _untrained_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of an untrained model, which `Untrained` takes."""
+    for option in (
+        click.option(
+            "--shape", metavar="CxHxW", help="Images of an untrained model.  [default: 1x15x15]"
+        ),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="model.KEY=VALUE",
+            help="Change an option of KIND; repeat for more.",
+        ),
+        click.option("--model", "kind", metavar="KIND", help="An untrained model of this kind."),
+    ):
+        command = option(command)
+    return command
+
+
 def _out(name: str) -> Any:
-    return click.option(
-        "--out",
-        type=click.Path(path_type=Path, dir_okay=False),
-        default=Path(name),
-        show_default=True,
-        help="Picture to write.",
-    )
+    """Return `--out` for a picture; another ending is refused before the work."""
+
+    def check(*given: Any) -> Path:
+        from raypixel.grids import check_picture_path
+
+        path: Path = given[-1]
+        check_picture_path(path)
+        return path
+
+    return out_option(name, "Picture to write.", callback=check)
+
+
+def _save(drawn: Any, out: Path) -> None:
+    from raypixel.figures.canvas import save_figure
+
+    save_figure(drawn, out)
+    click.echo(str(out))
 
 
 @click.group()
@@ -54,19 +76,10 @@ def figure() -> None:
 
 @figure.command("receptive-field")
 @_CHECKPOINT
-@_MODEL
-@_SET
-@_SHAPE
+@_untrained_options
 @_AT
 @_out("receptive-field.png")
-def receptive_field(
-    checkpoint: Location | None,
-    kind: str | None,
-    assignments: tuple[str, ...],
-    shape: str | None,
-    at: str | None,
-    out: Path,
-) -> None:
+def receptive_field(checkpoint: Location | None, at: str | None, out: Path, **options: Any) -> None:
     """Draw which pixels the output at one pixel depends on.
 
     Of a trained CHECKPOINT, of --model KIND, or of every architecture side by side. A trained model's picture shows how strongly,
@@ -78,42 +91,31 @@ def receptive_field(
       raypixel figure receptive-field --model pixelcnn --set model.num_layers=2
       raypixel figure receptive-field runs/digits_pixelcnn --at 5,4
     """
-    from raypixel.figures.canvas import save_figure
+    from raypixel.cli.asked import Untrained, parse_position
     from raypixel.figures.fields import draw_receptive_fields, field_of_config, field_of_model
-    from raypixel.grids import check_picture_path
 
-    check_picture_path(out)
-    found = _checkpoint(checkpoint, kind=kind, assignments=assignments, shape=shape)
+    untrained = Untrained(**options)
+    found = untrained.or_checkpoint(checkpoint)
     if found is not None:
-        row, column = _position(at, found.info.image_shape)
+        row, column = parse_position(at, found.info.image_shape)
         fields = [field_of_model(found.load_model(), row, column, title=_kind(found))]
     else:
-        image_shape = _image_shape(shape)
-        row, column = _position(at, image_shape)
+        row, column = parse_position(at, untrained.image_shape)
         fields = [
-            field_of_config(config, image_shape, row=row, column=column, title=name)
-            for name, config in _untrained("receptive fields", kind, assignments)
+            field_of_config(config, untrained.image_shape, row=row, column=column, title=name)
+            for name, config in untrained.each("receptive fields")
         ]
     for field in fields:
         if field.leaks.any():
             say(f"{field.title}: LEAK, pixel {row},{column} depends on later pixels")
-    save_figure(draw_receptive_fields(fields), out)
-    click.echo(str(out))
+    _save(draw_receptive_fields(fields), out)
 
 
 @figure.command()
 @_CHECKPOINT
-@_MODEL
-@_SET
-@_SHAPE
+@_untrained_options
 @_out("masks.png")
-def masks(
-    checkpoint: Location | None,
-    kind: str | None,
-    assignments: tuple[str, ...],
-    shape: str | None,
-    out: Path,
-) -> None:
+def masks(checkpoint: Location | None, out: Path, **options: Any) -> None:
     """Draw the masks of a model's masked convolutions, mask A and mask B.
 
     Of a CHECKPOINT or of --model KIND (default pixelcnn). For RGB images each mask is a grid of kernels, from
@@ -124,31 +126,28 @@ def masks(
       raypixel figure masks
       raypixel figure masks --model pixelcnn --shape 3x8x8
     """
-    from raypixel.figures.canvas import save_figure
+    from raypixel.cli.asked import Untrained
     from raypixel.figures.fields import build_diagram_model
     from raypixel.figures.masks import draw_masks, layer_masks
-    from raypixel.grids import check_picture_path
 
-    check_picture_path(out)
-    found = _checkpoint(checkpoint, kind=kind, assignments=assignments, shape=shape)
+    untrained = Untrained(**options)
+    found = untrained.or_checkpoint(checkpoint)
     if found is not None:
         name, image_shape = _kind(found), found.info.image_shape
         model = found.load_model()
     else:
-        name, image_shape = kind or "pixelcnn", _image_shape(shape)
-        model = build_diagram_model(_untrained_configs(name, assignments)[name], image_shape)
+        name, image_shape = untrained.kind or "pixelcnn", untrained.image_shape
+        config = replace(untrained, kind=name).configs()[name]
+        model = build_diagram_model(config, image_shape)
     found_masks = layer_masks(model)
     if not found_masks:
         raise RaypixelError(f"{name}: must have masked layers to draw, got none")
     colors = "RGB" if image_shape[0] == 3 else "gray"
-    save_figure(draw_masks(found_masks, title=f"{name}, masks for {colors} images"), out)
-    click.echo(str(out))
+    _save(draw_masks(found_masks, title=f"{name}, masks for {colors} images"), out)
 
 
 @figure.command()
-@_MODEL
-@_SET
-@_SHAPE
+@_untrained_options
 @_AT
 @click.option(
     "--layers",
@@ -159,14 +158,7 @@ def masks(
     help="Draw up to this many layers.",
 )
 @_out("transitions.png")
-def transitions(
-    kind: str | None,
-    assignments: tuple[str, ...],
-    shape: str | None,
-    at: str | None,
-    max_layers: int,
-    out: Path,
-) -> None:
+def transitions(at: str | None, max_layers: int, out: Path, **options: Any) -> None:
     """Draw how the receptive field of one pixel grows layer by layer.
 
     One row for each architecture, or that of --model KIND alone. Recurrent models also show what one layer connects:
@@ -177,33 +169,23 @@ def transitions(
       raypixel figure transitions
       raypixel figure transitions --model pixelcnn --set model.first_kernel_size=3 --layers 5
     """
-    from raypixel.figures.canvas import save_figure
+    from raypixel.cli.asked import Untrained, parse_position
     from raypixel.figures.transitions import draw_transitions, growth_of_config
-    from raypixel.grids import check_picture_path
 
-    check_picture_path(out)
-    image_shape = _image_shape(shape)
-    row, column = _position(at, image_shape)
+    untrained = Untrained(**options)
+    shape = untrained.image_shape
+    row, column = parse_position(at, shape)
     growths = [
-        growth_of_config(
-            config, image_shape, row=row, column=column, max_layers=max_layers, title=name
-        )
-        for name, config in _untrained("transitions", kind, assignments)
+        growth_of_config(config, shape, row=row, column=column, max_layers=max_layers, title=name)
+        for name, config in untrained.each("transitions")
     ]
     first = min(min(growth.fields) for growth in growths)
-    save_figure(draw_transitions(growths, range(first, max_layers + 1)), out)
-    click.echo(str(out))
+    _save(draw_transitions(growths, range(first, max_layers + 1)), out)
 
 
 @figure.command()
-@click.argument("checkpoint", type=CHECKPOINT)
-@click.option(
-    "--split",
-    type=click.Choice(["train", "val", "test"]),
-    default="test",
-    show_default=True,
-    help="Split of the image.",
-)
+@CHECKPOINT_ARGUMENT
+@split_option("Split of the image.", default="test")
 @click.option("--index", type=click.IntRange(min=0), default=0, show_default=True, help="Image.")
 @click.option(
     "--at",
@@ -212,11 +194,7 @@ def transitions(
     metavar="ROW,COL",
     help="A pixel, from 0; repeat for more.  [default: four, from surprising to expected]",
 )
-@click.option(
-    "--root",
-    type=LOCATION,
-    help="Folder of prepared data sets, or s3://BUCKET/NAME; default the one used in training.",
-)
+@ROOT_OPTION
 @_out("distributions.png")
 def distributions(
     checkpoint: Location,
@@ -234,133 +212,23 @@ def distributions(
     Example:
       raypixel figure distributions runs/mnist_pixelcnn --index 3 --at 14,14 --at 20,9
     """
-    from raypixel.cli.asked import read_image
-    from raypixel.figures.canvas import save_figure
+    from raypixel.cli.asked import parse_position, read_image
     from raypixel.figures.distributions import (
         draw_distributions,
         level_probabilities,
         telling_positions,
     )
-    from raypixel.grids import check_picture_path
     from raypixel.runs import find_checkpoint
 
-    check_picture_path(out)
     found = find_checkpoint(checkpoint)
-    shape = found.info.image_shape
-    positions = [_position(place, shape) for place in dict.fromkeys(places)]
+    positions = [parse_position(place, found.info.image_shape) for place in dict.fromkeys(places)]
     x, label, data_name = read_image(found, split, index, root=root)
     model = found.load_model()
     positions = positions or telling_positions(model, x, count=4, class_label=label)
-    tables = {
-        position: level_probabilities(model, x, position, class_label=label)
-        for position in positions
-    }
+    tables = {at: level_probabilities(model, x, at, class_label=label) for at in positions}
     title = f"{_kind(found)} on {data_name}, {split} image {index}"
-    num_levels = found.info.num_levels
-    save_figure(draw_distributions(x, tables, num_levels=num_levels, title=title), out)
-    click.echo(str(out))
-
-
-def _checkpoint(
-    path: Location | None, *, kind: str | None, assignments: tuple[str, ...], shape: str | None
-) -> "Checkpoint | None":
-    """Read the checkpoint if one is named, and refuse options that belong to an untrained model."""
-    if path is None:
-        return None
-    for option, value in (("--model", kind), ("--set", assignments), ("--shape", shape)):
-        if value:
-            shown = " ".join(value) if isinstance(value, tuple) else value
-            raise RaypixelError(f"{option} must be left out with a checkpoint, got {shown}")
-    from raypixel.runs import find_checkpoint
-
-    return find_checkpoint(path)
-
-
-def _untrained(
-    label: str, kind: str | None, assignments: tuple[str, ...]
-) -> "Iterator[tuple[str, ModelConfig]]":
-    """Yield the models that `_untrained_configs` returns, and show how many are done."""
-    configs = _untrained_configs(kind, assignments)
-    with bar(label, unit="models") as progress:
-        for done, named in enumerate(configs.items(), start=1):
-            yield named
-            progress(done, len(configs))
-
-
-def _untrained_configs(kind: str | None, assignments: tuple[str, ...]) -> "dict[str, ModelConfig]":
-    """Return the config of one kind with its options, or the defaults of every kind.
-
-    Args:
-        kind: Name of an architecture, or None for all.
-        assignments: Options of that kind, "model.KEY=VALUE".
-
-    Raises:
-        ConfigError: The kind or an option is unknown, or options are given without a kind.
-    """
-    from raypixel.config import parse_overrides
-    from raypixel.errors import ConfigError, did_you_mean
-    from raypixel.models import model_classes
-
-    kinds = list(model_classes())
-    overrides = parse_overrides(assignments)
-    if kind is None:
-        if overrides:
-            raise ConfigError(f"--set must come with --model KIND, got {' '.join(assignments)}")
-        return {name: _config(name, {}) for name in kinds}
-    if kind not in kinds:
-        raise ConfigError(
-            f"--model must be one of {', '.join(kinds)}, got {kind!r}{did_you_mean(kind, kinds)}"
-        )
-    return {kind: _config(kind, overrides)}
-
-
-def _config(kind: str, overrides: Mapping[str, Any]) -> "ModelConfig":
-    from raypixel.config import ConfigProblems, apply_overrides
-    from raypixel.errors import ConfigError
-    from raypixel.models import validate_model_config
-
-    problems = [
-        f"--set must change an option of the model, model.KEY=VALUE, got {key!r}"
-        for key in overrides
-        if not key.startswith("model.") or key == "model.kind"
-    ]
-    if problems:
-        raise ConfigError(problems)
-    mapping = apply_overrides({"model": {"kind": kind}}, overrides)
-    try:
-        return validate_model_config(mapping["model"])
-    except ConfigProblems as error:
-        raise ConfigError(
-            [f"{kind}: model.{'.'.join(where)} {text}" for where, text in error.items]
-        ) from None
+    _save(draw_distributions(x, tables, num_levels=found.info.num_levels, title=title), out)
 
 
 def _kind(found: "Checkpoint") -> str:
     return str(found.info.experiment["model"]["kind"])
-
-
-def _image_shape(text: str | None) -> tuple[int, int, int]:
-    if text is None:
-        return _DEFAULT_SHAPE
-    match = re.fullmatch(r"([13])x([1-9]\d{0,2})x([1-9]\d{0,2})", text.strip())
-    if match is None:
-        raise RaypixelError(
-            f"--shape must be CHANNELSxHEIGHTxWIDTH with 1 or 3 channels, got {text!r}"
-        )
-    channels, height, width = map(int, match.groups())
-    return channels, height, width
-
-
-def _position(text: str | None, image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    _, height, width = image_shape
-    if text is None:
-        return height * 2 // 3, width // 2
-    match = re.fullmatch(r"\s*(\d{1,9})\s*,\s*(\d{1,9})\s*", text)
-    if match is None:
-        raise RaypixelError(f"--at must be ROW,COL counted from 0, got {text!r}")
-    row, column = map(int, match.groups())
-    if row >= height or column >= width:
-        raise RaypixelError(
-            f"--at must be inside the image, rows 0 to {height - 1} and columns 0 to {width - 1}, got {row},{column}"
-        )
-    return row, column

@@ -56,29 +56,17 @@ def main() -> None:
 
 
 def _add_commands() -> None:
-    from raypixel.cli import (
-        catalog,
-        cluster,
-        figure,
-        images,
-        publish,
-        report,
-        runs,
-        sample,
-        serve,
-        sweep,
-        use,
-    )
+    from raypixel.cli import catalog, cluster, evaluate, figure, runs, sample, serve, sweep
 
     for command in (
         runs.train,
         sweep.sweep,
-        report.report,
-        publish.publish,
-        use.evaluate,
+        sweep.report,
+        runs.publish,
+        evaluate.evaluate,
         sample.sample,
-        images.complete,
-        images.score,
+        sample.complete,
+        evaluate.score,
         serve.serve,
         serve.register,
         figure.figure,

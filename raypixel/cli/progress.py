@@ -96,10 +96,3 @@ def _lines(label: str, unit: str) -> Callable[[int, int], None]:
             say(f"{label}: {done:,} of {total:,} {unit}")
 
     return update
-
-
-def minutes(seconds: float) -> str:
-    """Format a duration such as 1:02:03 or 2:03."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

@@ -1,4 +1,4 @@
-"""`raypixel train`: long work, watched; and what it shares with `raypixel sweep`."""
+"""`raypixel train` and `publish`: a run made and watched, and put into MLflow by hand; and what `sweep` shares with them."""
 
 import shlex
 import shutil
@@ -11,30 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raypixel.cli.location import LOCATION, RunName, make_folder
-from raypixel.cli.progress import SECONDS_BETWEEN_LINES, bar, minutes, say, training_bar
-from raypixel.storage import Location, Remote
+from raypixel.cli.options import ADDRESS_OPTION, RUNS_OPTION, SET_OPTION, RunName, make_folder
+from raypixel.cli.progress import SECONDS_BETWEEN_LINES, bar, say, training_bar
+from raypixel.storage import Location, Remote, existing
+from raypixel.units import duration
 
 if TYPE_CHECKING:
     from raypixel.runs import Event
-
-SET_OPTION = click.option(
-    "--set",
-    "assignments",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Change one option, for example model.hidden_size=64. Repeatable.",
-)
-RUNS_OPTION = click.option(
-    "--runs",
-    type=LOCATION,
-    default=Path("runs"),
-    show_default=True,
-    help="Folder that holds the runs, or s3://BUCKET/NAME.",
-)
-ADDRESS_OPTION = click.option(
-    "--address", help="Ray cluster to join; default RAY_ADDRESS, else a private one."
-)
 
 
 @click.command()
@@ -93,6 +76,30 @@ def train(
         )
     say_where(folder, folder, result.samples_problem, result.tracking)
     click.echo(f"val/bits_per_dim {result.best.state['best']:.4f}")
+
+
+@click.command()
+@click.argument("run")
+@RUNS_OPTION
+def publish(run: str, runs: Location) -> None:
+    """Publish a RUN or a sweep to MLflow: its folder, or the name of one below --runs.
+
+    Trainings and sweeps publish themselves. This is for what MLflow did not take then, because its server was away, and for
+    another store (MLFLOW_TRACKING_URI). What it has already stays as it is, so publishing twice changes nothing.
+
+    \b
+    Examples:
+      raypixel publish digits_pixelcnn
+      MLFLOW_TRACKING_URI=http://127.0.0.1:5000 raypixel publish runs/quickstart
+    """
+    from raypixel.runs.tracking import Publisher
+    from raypixel.sweeps.publishing import publish as publish_folder
+
+    with Publisher(warn=say) as publisher:
+        count = publish_folder(existing(run, runs), publisher)
+        if not publisher.close():
+            sys.exit(1)
+        say(f"MLflow      {count} {'run' if count == 1 else 'runs'}: {publisher.describe()}")
 
 
 def say_where(folder: Location, run_folder: Location, problem: str | None, tracking: str) -> None:
@@ -172,9 +179,9 @@ def _news(event: "Event") -> str:
     where = f"step {event.step:,} of {event.total_steps:,}"
     if event.kind == "step":
         left = event.seconds / max(1, event.step) * (event.total_steps - event.step)
-        return f"{where}, {_note(event)}, {minutes(left)} left"
+        return f"{where}, {_note(event)}, {duration(left)} left"
     return (
-        f"epoch {event.epoch} ({where}, {minutes(event.seconds)}): "
+        f"epoch {event.epoch} ({where}, {duration(event.seconds)}): "
         f"train {metrics['train/bits_per_dim']:.4f}, val {metrics['val/bits_per_dim']:.4f} bits/dim "
         f"({metrics['val/nll_nats']:.2f} nats, {metrics['val/num_images']:.0f} images)"
     )

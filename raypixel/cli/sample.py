@@ -1,4 +1,4 @@
-"""`raypixel sample`: draw images from a model."""
+"""`raypixel sample` and `complete`: images drawn from a model, whole or given some of their pixels."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raypixel.cli.image_options import (
+from raypixel.cli.options import (
     BATCH_OPTION,
+    CHECKPOINT_ARGUMENT,
     CLASS_OPTION,
+    COUNT,
+    DEVICE_OPTION,
+    FILE,
+    IMAGES_ARGUMENT,
+    INDEX_OPTION,
     OVERWRITE_OPTION,
+    ROOT_OPTION,
     SAMPLER_OPTION,
     SEED_OPTION,
     TEMPERATURE_OPTION,
+    out_option,
+    split_option,
 )
 from raypixel.cli.progress import bar, counter, say
-from raypixel.cli.use import CHECKPOINT_ARGUMENT, DEVICE_OPTION
 from raypixel.storage import Location
 
 if TYPE_CHECKING:
@@ -31,37 +39,28 @@ MOST_FRAMES = 200
 
 @click.command()
 @CHECKPOINT_ARGUMENT
-@click.option("-n", "num_images", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("-n", "num_images", type=COUNT, default=64, show_default=True)
 @SEED_OPTION
 @TEMPERATURE_OPTION
 @CLASS_OPTION
-@click.option(
-    "--out",
-    default="samples.png",
-    show_default=True,
-    help="A picture of all, a folder/ for one PNG each, or an .npz file of levels.",
+@out_option(
+    "samples.png",
+    "A picture of all, a folder/ for one PNG each, or an .npz file of levels.",
+    type=str,
 )
 @OVERWRITE_OPTION
-@click.option(
-    "--gif",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Also show the images being written.",
-)
+@click.option("--gif", type=FILE, help="Also show the images being written.")
 @BATCH_OPTION
 @SAMPLER_OPTION
 @DEVICE_OPTION
 def sample(
     checkpoint: Location,
     num_images: int,
-    seed: int,
-    temperature: float,
-    class_label: int | None,
     out: str,
     overwrite: bool,
     gif: Path | None,
-    batch_size: int,
-    sampler: Any,
     device: str,
+    **how: Any,
 ) -> None:
     """Draw images from a model.
 
@@ -78,25 +77,16 @@ def sample(
     to = destination(out, overwrites=overwrite)
     check_gif(gif)
     model = load(checkpoint, device=device)
-    num_batches = math.ceil(num_images / batch_size)
+    num_batches = math.ceil(num_images / how["batch_size"])
     total = math.prod(model.image_shape) * num_batches
     rows = model.image_shape[1] * num_batches
     with (
         _film(model, num_images, gif, num_rows=rows) as watch,
         bar("sampling", unit="sub-pixels") as progress,
     ):
-        x = model.sample(
-            num_images,
-            seed=seed,
-            temperature=temperature,
-            class_label=class_label,
-            batch_size=batch_size,
-            sampler=sampler,
-            progress=counter(progress, total),
-            watch=watch,
-        )
+        x = model.sample(num_images, progress=counter(progress, total), watch=watch, **how)
     save_images(x, to, num_levels=model.num_levels)
-    say(f"{num_images} samples of {model.checkpoint.where}, seed {seed}")
+    say(f"{num_images} samples of {model.checkpoint.where}, seed {how['seed']}")
     click.echo(out)
     if gif:
         click.echo(str(gif))
@@ -130,3 +120,87 @@ def _film(
         yield watch
         if num_calls % every:
             animation.add(image_grid(written, num_levels=model.num_levels))
+
+
+@click.command()
+@CHECKPOINT_ARGUMENT
+@IMAGES_ARGUMENT
+@split_option("Take images from the data set.")
+@INDEX_OPTION
+@click.option(
+    "--observed",
+    default="top-half",
+    show_default=True,
+    help="top-half, rows:N, columns:N, or a PNG of the images' size whose bright pixels are observed.",
+)
+@click.option("-n", "num_completions", type=COUNT, default=4, show_default=True)
+@SEED_OPTION
+@TEMPERATURE_OPTION
+@CLASS_OPTION
+@out_option(
+    "completions.png",
+    "A picture: original, occluded, completions in each row; or an .npz file of levels.",
+)
+@BATCH_OPTION
+@SAMPLER_OPTION
+@ROOT_OPTION
+@DEVICE_OPTION
+def complete(
+    checkpoint: Location,
+    images: tuple[Path, ...],
+    split: str | None,
+    index: str | None,
+    observed: str,
+    num_completions: int,
+    out: Path,
+    root: Location | None,
+    device: str,
+    **how: Any,
+) -> None:
+    """Draw what an occluded part of images may be.
+
+    Observed pixels are kept exactly. Any pixels may be observed, but an unobserved pixel is drawn given only those BEFORE it in
+    raster order (rows from the top, each from the left): what is observed below or to the right of it does not count.
+    A multiscale model generates every second pixel of every second row first, so for it "before" means in that order.
+
+    \b
+      raypixel complete runs/digits_pixelcnn --split test --index 0:8
+      raypixel complete runs/digits_pixelcnn digit.png --observed rows:3 -n 8
+    """
+    from raypixel.cli.asked import asked_images, parse_observed
+    from raypixel.figures.files import destination, save_arrays
+    from raypixel.grids import image_grid, save_image
+    from raypixel.model import load
+
+    to = destination(out, has_folders=False)
+    model = load(checkpoint, device=device)
+    asked = asked_images(model.checkpoint, images, split, index, root=root)
+    known = parse_observed(observed, model.image_shape)
+    num_batches = math.ceil(len(asked.x) * num_completions / how["batch_size"])
+    total = math.prod(model.image_shape) * num_batches
+    with bar("completing", unit="sub-pixels") as progress:
+        completed = model.complete(
+            asked.x,
+            known,
+            n=num_completions,
+            class_labels=asked.class_labels,
+            progress=counter(progress, total),
+            **how,
+        )  # (N, n, C, H, W)
+    if to.form == "arrays":
+        save_arrays(out, images=asked.x, observed=known, completions=completed)
+    else:
+        import torch
+
+        rows = torch.cat([asked.x[:, None], asked.x[:, None], completed], dim=1)
+        unknown = torch.zeros(*rows.shape[:2], *rows.shape[3:], dtype=torch.bool)
+        unknown[:, 1] = ~known.all(dim=0)
+        picture = image_grid(
+            rows.flatten(0, 1),
+            num_levels=model.num_levels,
+            num_columns=rows.shape[1],
+            unknown=unknown.flatten(0, 1),
+        )
+        save_image(picture, out)
+        say("in each row: original, occluded, completions")
+    click.echo(str(out))

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raypixel.cli.options import ADDRESS_OPTION, CHECKPOINT_ARGUMENT, DEVICE_OPTION
 from raypixel.cli.progress import say
-from raypixel.cli.runs import ADDRESS_OPTION
-from raypixel.cli.use import CHECKPOINT_ARGUMENT, DEVICE_OPTION
 
 if TYPE_CHECKING:
     from raypixel.serving.launch import Launch

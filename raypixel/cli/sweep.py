@@ -1,4 +1,4 @@
-"""`raypixel sweep`: many trainings, watched and ranked."""
+"""`raypixel sweep` and `report`: many trainings, watched and ranked, and what came of them as a page."""
 
 import shlex
 import sys
@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raypixel.cli.location import make_folder
-from raypixel.cli.progress import bar, minutes, say, table
-from raypixel.cli.runs import (
-    ADDRESS_OPTION,
-    RUNS_OPTION,
-    SET_OPTION,
-    program,
-    say_where,
-    shown_path,
-)
+from raypixel.cli.options import ADDRESS_OPTION, PATH, RUNS_OPTION, SET_OPTION, make_folder
+from raypixel.cli.progress import bar, say, table
+from raypixel.cli.runs import program, say_where, shown_path
 from raypixel.cli.sweep_watch import UNITS, SweepWatch
-from raypixel.storage import Location, exists
+from raypixel.storage import Location, existing, exists
+from raypixel.units import duration
 
 if TYPE_CHECKING:
     from raypixel.sweeps import Sweep
@@ -26,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @SET_OPTION
 @RUNS_OPTION
 @click.option(
@@ -135,7 +129,7 @@ def _list_trials(loaded: "Sweep") -> None:
                 trial.label,
                 "" if size is None else f"{size:,}",
                 str(trial.config.training.num_epochs),
-                "" if seconds is None else minutes(seconds),
+                "" if seconds is None else duration(seconds),
             ]
         )
     title = f"{loaded.config.name}, {loaded.num_trials} trials"
@@ -166,7 +160,7 @@ def _print_ranking(loaded: "Sweep", result: "SweepResult") -> None:
             val.describe(digits) if val else "failed",
             configuration.error or (test.describe(digits) if test else entry.status),
             "" if entry.num_parameters is None else f"{entry.num_parameters:,}",
-            "" if entry.seconds is None else minutes(entry.seconds),
+            "" if entry.seconds is None else duration(entry.seconds),
         ]
         rows.append([*row, "" if entry.reference is None else f"{entry.reference:g}"])
     if metric == "val/bits_per_dim":
@@ -206,3 +200,28 @@ def _choose_folder(folder: Location, *, resume: bool) -> tuple[Location, bool]:
         say(f"{shown_path(folder)}: nothing to resume, starting anew")
         return candidate, False
     return newest, True
+
+
+@click.command()
+@click.argument("sweep")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the report.  [default: report/ in the sweep's folder]",
+)
+@RUNS_OPTION
+def report(sweep: str, out: Path | None, runs: Location) -> None:
+    """Write the report of a SWEEP: a folder that `raypixel sweep` wrote, or the name of one below --runs.
+
+    report.html holds everything, its pictures among it; report.md is the same as Markdown beside its pictures. The
+    sweep may still be running.
+
+    \b
+    Examples:
+      raypixel report quickstart
+      raypixel report runs/diag_layers --out report
+    """
+    from raypixel.figures.report_page import write_report
+
+    markdown, html = write_report(existing(sweep, runs), out, say=say)
+    say(f"report {shown_path(html)} and {shown_path(markdown)}")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from rich.live import Live
 from rich.table import Table
 
-from raypixel.cli.progress import console, minutes, say
+from raypixel.cli.progress import console, say
+from raypixel.units import duration
 
 if TYPE_CHECKING:
     from raypixel.runs import Event
@@ -64,7 +65,7 @@ class SweepWatch:
             return
         row = self.running[trial.label]
         done = event.step / max(1, event.total_steps)
-        row[0], row[1] = f"{done:.0%}", minutes(event.seconds)
+        row[0], row[1] = f"{done:.0%}", duration(event.seconds)
         if event.kind == "epoch":
             row[2] = self._shown(event.metrics[self.metric])
         else:
@@ -100,7 +101,7 @@ class SweepWatch:
         if entry.error:
             return f"failed: {entry.error}"
         val = "no epoch yet" if value is None else f"val {self._shown(value)}"
-        time = minutes(entry.seconds or 0.0)
+        time = duration(entry.seconds or 0.0)
         if entry.stopped_by:
             unit = "" if value is None else f" {self.unit}"
             return f"stopped by {entry.stopped_by} after {entry.epoch} epochs, {val}{unit}, {time}"

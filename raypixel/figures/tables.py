@@ -8,6 +8,7 @@ from typing import Any
 
 from raypixel.sweeps.ledger import Ledger
 from raypixel.sweeps.ranking import DIGITS, RankedConfiguration, Spread, rank
+from raypixel.units import duration
 
 NUM_GROUPS = 4
 
@@ -161,13 +162,6 @@ def varied(ledger: Ledger) -> list[str]:
 def word(value: Any) -> str:
     """Write a parameter's value as YAML has it."""
     return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Write a time in hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _shown(spread: Spread | None, digits: int) -> str:

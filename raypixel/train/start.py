@@ -1,13 +1,14 @@
 """`raypixel train`: one experiment, in this process or as a data-parallel Ray Train job, published to MLflow."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from raypixel.checkpoint import Checkpoint
 from raypixel.data import DataConfig, Manifest, describe_stream
 from raypixel.data.batches import ImageSource
 from raypixel.data.stream import open_split
+from raypixel.errors import StorageError
 from raypixel.evaluation import choose_device
 from raypixel.experiment import ExperimentConfig, check_model
 from raypixel.model import draw_picture
@@ -86,7 +87,8 @@ def ending(run: Run) -> Iterator[None]:
     except BaseException as error:
         is_ours = isinstance(error, Exception)
         text = " ".join(str(error).split()) if is_ours else ""
-        run.end(Event("end", text=text, status="failed" if is_ours else "killed"))
+        with suppress(StorageError, OSError):  # what went wrong first is what is told
+            run.end(Event("end", text=text, status="failed" if is_ours else "killed"))
         raise
     run.end(Event("end", status="done"))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from raypixel.config import Frozen, apply_overrides, load_yaml, parse, parse_yaml
@@ -112,12 +113,18 @@ def build_experiment_model(config: ExperimentConfig, manifest: Manifest) -> Pixe
 
 
 def check_model(config: ExperimentConfig, manifest: Manifest) -> None:
-    """Build the model of an experiment to see that it can be built.
+    """Build the model of an experiment to see that it can be built, without memory for its weights.
 
     Raises:
         ConfigError: The options do not fit the images.
     """
-    build_experiment_model(config, manifest)
+    try:
+        with torch.device("meta"):
+            build_experiment_model(config, manifest)
+    except (
+        RuntimeError
+    ):  # an architecture from outside may read values of its tensors, of which there are none
+        build_experiment_model(config, manifest)
 
 
 def load_experiment(

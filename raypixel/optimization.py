@@ -34,7 +34,7 @@ class TrainingConfig(Frozen):
     decay_rate: float = Field(1.0, gt=0, le=1)
     """Factor of each step under `exponential`."""
     weight_decay: float = Field(0.0, ge=0)
-    """Added to the gradient (rmsprop, adam) or decoupled (adamw)."""
+    """Added to the gradient (rmsprop, adam) or decoupled (adamw); of weights only, not of biases, norms and initial states."""
     momentum: float = Field(0.0, ge=0, lt=1)
     """Momentum of rmsprop."""
     rmsprop_decay: float = Field(0.99, gt=0, lt=1)
@@ -75,18 +75,24 @@ def learning_rate_at(config: TrainingConfig, step: int, total_steps: int) -> flo
 
 def make_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer; its learning rate is set at each step."""
-    rate, decay = config.learning_rate, config.weight_decay
-    betas = (config.adam_beta1, config.adam_beta2)
+    weights = [p for name, p in model.named_parameters() if _decays(name, p)]
+    others = [p for name, p in model.named_parameters() if not _decays(name, p)]
+    groups = [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    rate, betas = config.learning_rate, (config.adam_beta1, config.adam_beta2)
     match config.optimizer:
         case "rmsprop":
             return torch.optim.RMSprop(
-                model.parameters(),
-                lr=rate,
-                alpha=config.rmsprop_decay,
-                momentum=config.momentum,
-                weight_decay=decay,
+                groups, lr=rate, alpha=config.rmsprop_decay, momentum=config.momentum
             )
         case "adam":
-            return torch.optim.Adam(model.parameters(), lr=rate, betas=betas, weight_decay=decay)
+            return torch.optim.Adam(groups, lr=rate, betas=betas)
         case "adamw":
-            return torch.optim.AdamW(model.parameters(), lr=rate, betas=betas, weight_decay=decay)
+            return torch.optim.AdamW(groups, lr=rate, betas=betas)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Tell weights from biases, scales of a norm and learned initial states (one vector for each direction)."""
+    return parameter.dim() > 1 and not name.rpartition(".")[2].startswith("initial_")

@@ -305,8 +305,8 @@ class _Loop:
     def _snapshot(self) -> Snapshot:
         tensors = {
             f"optimizer.{index}.{name}": value
-            for index, values in self.optimizer.state_dict()["state"].items()
-            for name, value in values.items()
+            for index, parameter in enumerate(self.model.parameters())
+            for name, value in self.optimizer.state.get(parameter, {}).items()
         }
         if self.ema is not None:
             tensors |= {f"raw.{name}": value for name, value in self.model.state_dict().items()}
@@ -321,10 +321,13 @@ class _Loop:
             weights = _with_prefix(tensors, "raw.")
         self.model.load_state_dict(weights)
         state: dict[int, dict[str, Any]] = {}
+        groups = self.optimizer.state_dict()["param_groups"]
+        grouped = [p for group in self.optimizer.param_groups for p in group["params"]]
+        places = {parameter: place for place, parameter in enumerate(grouped)}
+        parameters = list(self.model.parameters())  # a checkpoint counts them in this order
         for key, value in _with_prefix(tensors, "optimizer.").items():
             index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
+            state.setdefault(places[parameters[int(index)]], {})[name] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():

@@ -46,6 +46,8 @@ def tiny_options(kind: str) -> dict[str, Any]:
 def other_values(name: str, field: FieldInfo) -> list[tuple[str, Any]]:
     """Return (label, value) of an option's values that are not its default, where they can be listed."""
     default = field.get_default(call_default_factory=True)
+    if name == "dropout":
+        return [("0.5", 0.5)]
     if isinstance(default, bool):
         return [(str(not default), not default)]
     if get_origin(field.annotation) is Literal and name != "kind":

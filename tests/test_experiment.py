@@ -8,6 +8,7 @@ from raypixel.data import Manifest, Origin, catalog
 from raypixel.errors import ConfigError
 from raypixel.experiment import (
     build_experiment_model,
+    check_model,
     load_experiment,
     load_experiment_mapping,
     parse_experiment,
@@ -58,6 +59,33 @@ def test_every_recipe_builds_the_model_of_its_data(recipe):
         params = model(torch.zeros((1, *image_shape), dtype=torch.uint8), labels_for(model, 1))
     assert model.num_levels == num_levels
     assert params.shape == (1, num_params, *image_shape)
+
+
+@every_recipe
+def test_every_recipe_is_checked_without_making_its_weights(recipe, monkeypatch):
+    config = load_experiment(recipe)
+    monkeypatch.setattr(torch.Tensor, "uniform_", on_no_device(torch.Tensor.uniform_))
+    check_model(config, manifest_of(config.data.name))
+
+
+def on_no_device(fill):
+    def checked(tensor, *arguments, **options):
+        assert tensor.device.type == "meta"
+        return fill(tensor, *arguments, **options)
+
+    return checked
+
+
+@pytest.mark.parametrize("kind", model_classes())
+def test_a_model_larger_than_any_memory_is_checked(kind):
+    """At 30,000 features a 1x1 layer has 7 GB of weights, and a Diagonal BiLSTM layer 130 GB."""
+    options = {"model.kind": kind, "model.hidden_size": 30_000}
+    if kind == "multiscale":
+        options["model.base"] = {"kind": "pixelcnn", "hidden_size": 30_000}
+    check_model(load_experiment("digits_pixelcnn", options), manifest_of("digits"))
+    few = {"model.kind": "pixelcnn", "model.hidden_size": 2}
+    with pytest.raises(ConfigError, match="must be at least one for each of 3 colors, got 2"):
+        check_model(load_experiment("cifar10_pixelcnn", few), manifest_of("cifar10"))
 
 
 @every_recipe

@@ -5,6 +5,7 @@ import torch
 
 from raypixel.config import parse
 from raypixel.errors import ConfigError
+from raypixel.models import build_model, model_classes, validate_model_config
 from raypixel.optimization import TrainingConfig, learning_rate_at, make_optimizer
 
 
@@ -50,8 +51,10 @@ def test_short_trainings_have_rates_above_zero(schedule, total_steps, warmup_ste
 
 
 STEPS = 5
-GRADIENTS = torch.randn(STEPS, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-START = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+GRADIENTS = torch.randn(
+    STEPS, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+)
+START = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
 
 
 def stepped(optimizer_of) -> list[torch.Tensor]:
@@ -153,9 +156,29 @@ def test_the_optimizer_holds_every_parameter_at_the_rate_of_the_config():
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     for name in ("rmsprop", "adam", "adamw"):
         optimizer = make_optimizer(TrainingConfig(optimizer=name, learning_rate=0.25), model)
-        (group,) = optimizer.param_groups
-        assert group["lr"] == 0.25
-        assert list(map(id, group["params"])) == list(map(id, model.parameters()))
+        assert {group["lr"] for group in optimizer.param_groups} == {0.25}
+        held = [id(each) for group in optimizer.param_groups for each in group["params"]]
+        assert sorted(held) == sorted(map(id, model.parameters()))
+
+
+@pytest.mark.parametrize("kind", model_classes())
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "adamw"])
+def test_weights_decay_but_not_biases_norms_and_initial_states(kind, optimizer):
+    """With gradients of zero a step changes what decays, and nothing else."""
+    options = {"hidden_size": 6, "num_layers": 1}
+    options |= {} if kind == "multiscale" else {"norm": "layer"}
+    config = validate_model_config({"kind": kind, **options})
+    torch.manual_seed(0)
+    model = build_model(config, image_shape=(1, 4, 4), num_levels=4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+            parameter.grad = torch.zeros_like(parameter)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    make_optimizer(TrainingConfig(optimizer=optimizer, weight_decay=0.1), model).step()
+    for name, parameter in model.named_parameters():
+        is_weight = "weight" in name and ".norm." not in name and "_norm." not in name
+        assert torch.equal(parameter, before[name]) is not is_weight, name
 
 
 @pytest.mark.parametrize(

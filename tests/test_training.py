@@ -87,6 +87,7 @@ def equal_weights(first, second) -> bool:
         },
         {"data__binarization": "stochastic", "training__schedule": "exponential"},
         {"training__precision": "bf16"},
+        {"model__dropout": 0.3},
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
@@ -125,6 +126,26 @@ def test_checkpoint_that_is_asked_for_is_saved_after_the_current_step(tiny, tmp_
     with pytest.raises(Stop):  # without being asked, the newest is that of the epoch's end
         run(config, tmp_path / "unasked", stop_at=7)
     assert read_checkpoint(tmp_path / "unasked" / "last").state["step"] == 4
+
+
+def test_training_drops_features_and_validation_does_not(tiny, tmp_path):
+    """One more step that changes no weights, with dropout and without: another train loss, the same validation."""
+    run(tiny(training__max_steps=4, training__learning_rate=1e-2), tmp_path / "start")
+    found = []
+    for dropout in (0.0, 0.9):
+        more = tiny(training__max_steps=5, training__learning_rate=1e-30, model__dropout=dropout)
+        folder = tmp_path / str(dropout)
+        losses, metrics, _ = run(more, folder, resume=tmp_path / "start" / "last")
+        found.append((losses[0], metrics["val/bits_per_dim"]))
+    assert found[0][0] != pytest.approx(found[1][0], rel=1e-7)
+    assert found[0][1] == found[1][1]
+
+
+def test_state_of_the_optimizer_is_saved_under_the_numbers_of_the_models_parameters(tiny, tmp_path):
+    _, _, model = run(tiny(training__optimizer="adamw", training__weight_decay=0.1), tmp_path)
+    tensors = read_checkpoint(tmp_path / "last").training_tensors()
+    for index, parameter in enumerate(model.parameters()):
+        assert tensors[f"optimizer.{index}.exp_avg"].shape == parameter.shape
 
 
 def test_training_goes_on_where_a_shorter_one_ended(tiny, tmp_path):
@@ -171,11 +192,24 @@ def test_several_workers_train_what_one_does(tiny, tmp_path, world_size):
 
 
 @pytest.mark.slow
+def test_several_workers_drop_features_of_their_own_and_keep_the_same_weights(tiny, tmp_path):
+    config = tiny(model__dropout=0.3, training__num_epochs=2)
+    torch.multiprocessing.spawn(_worker, args=(config, tmp_path, 2), nprocs=2)
+    (losses, metrics, weights), others = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    alone, _, _ = run(tiny(training__num_epochs=2), tmp_path / "without")
+    assert losses[0] == pytest.approx(alone[0], rel=1e-6)  # the last layer is still zero
+    assert losses[2:] != pytest.approx(alone[2:], rel=1e-7)
+    assert others[0] == losses
+    assert others[1] == metrics
+    assert all(torch.equal(weights[name], others[2][name]) for name in weights)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
 def test_compiled_training_is_the_uncompiled_one_but_for_rounding(tiny, tmp_path):
     """Same losses, and checkpoints that either continues; the EMA weights are saved and validated under the same names."""
-    options = {"training__optimizer": "adam", "training__ema_decay": 0.9}
+    options = {"training__optimizer": "adam", "training__ema_decay": 0.9, "model__dropout": 0.3}
     options |= {"training__num_epochs": 3, "training__checkpoint_every_minutes": 1e-9}
     configs = {use: tiny(training__compile=use, **options) for use in (False, True)}
     losses, metrics, model = run(configs[False], tmp_path / "whole")

@@ -22,6 +22,8 @@ class ModelConfig(Frozen):
     """Features h of a layer; the residual maps have 2h."""
     num_layers: int
     """Layers (residual blocks) between the first layer and the output."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability with which training sets a feature to zero, before the last 1x1 of each layer."""
 
     @property
     def is_class_conditional(self) -> bool:

@@ -77,6 +77,7 @@ class DiagonalBiLSTM(PixelModel):
                 kernel_size=1,
                 norm=config.norm,
                 use_residual=config.use_residual,
+                dropout=config.dropout,
                 condition_channels=condition_channels,
                 level_channels=num_colors if config.direction == "both" and index == 0 else 0,
             ),

@@ -104,6 +104,7 @@ class GatedPixelCNN(PixelModel):
                 mask_type="B",
                 norm=config.norm,
                 use_residual=config.use_residual,
+                dropout=config.dropout,
                 **added,
             ),
             groups,

@@ -50,6 +50,8 @@ class Multiscale(PixelModel):
         """Maps between the layers of the deconvolution net; the two models have their own `hidden_size`."""
         num_layers: int = Field(2, ge=1)
         """Layers of the deconvolution net; the two models have their own `num_layers`."""
+        dropout: float = Field(0.0, ge=0, lt=1)
+        """Probability with which training sets a feature of the deconvolution net to zero; the two models have their own."""
         factor: int = Field(2, ge=2)
         """Every factor-th pixel of every factor-th row belongs to the small image."""
         condition_size: int = Field(16, ge=1)
@@ -102,6 +104,7 @@ class Multiscale(PixelModel):
             config.condition_size,
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
+            dropout=config.dropout,
             factor=config.factor,
         )
         self.conditional = model_classes()[config.conditional.kind](

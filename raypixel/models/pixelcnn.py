@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from raypixel.config import OddSize
 from raypixel.models.base import PixelModel, StackConfig, check_class_labels
 from raypixel.models.registry import register
+from raypixel.nn.dropout import Dropout
 from raypixel.nn.likelihoods import likelihood_for
 from raypixel.nn.masked import MaskedConv2d, color_groups, scale_levels, unmasked
 from raypixel.nn.norm import Normalization, emit_norm, make_norm
@@ -77,6 +78,7 @@ class PixelCNN(PixelModel):
                 kernel_size=config.kernel_size,
                 norm=config.norm,
                 use_residual=config.use_residual,
+                dropout=config.dropout,
                 condition_channels=condition_channels,
             ),
             wide,
@@ -116,6 +118,7 @@ class ConvolutionBlock(nn.Module):
         kernel_size: int,
         norm: Normalization,
         use_residual: bool,
+        dropout: float,
         condition_channels: int,
     ) -> None:
         super().__init__()
@@ -124,6 +127,7 @@ class ConvolutionBlock(nn.Module):
         self.narrow = MaskedConv2d(wide, narrow, kernel_size=1, mask_type="B")
         self.look = MaskedConv2d(narrow, narrow, kernel_size=kernel_size, mask_type="B")
         self.condition = unmasked(condition_channels, len(narrow))
+        self.dropout = Dropout(dropout)
         self.widen = MaskedConv2d(narrow, wide, kernel_size=1, mask_type="B")
 
     def forward(self, x: Tensor, side: SideInputs) -> Tensor:
@@ -131,7 +135,7 @@ class ConvolutionBlock(nn.Module):
         y = self.look(F.relu(self.narrow(F.relu(self.norm(x)))))
         if self.condition is not None:
             y = y + self.condition(side.condition)
-        y = self.widen(F.relu(y))
+        y = self.widen(self.dropout(F.relu(y)))
         return x + y if self.use_residual else y
 
     def emit(self, plan: Plan, x: Plane) -> Plane:

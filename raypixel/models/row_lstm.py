@@ -73,6 +73,7 @@ class RowLSTM(PixelModel):
                 kernel_size=3,
                 norm=config.norm,
                 use_residual=config.use_residual,
+                dropout=config.dropout,
                 condition_channels=condition_channels,
             ),
             wide,

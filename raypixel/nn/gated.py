@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raypixel.nn.dropout import Dropout
 from raypixel.nn.masked import MaskedConv2d, MaskType, unmasked
 from raypixel.nn.norm import GroupedLayerNorm, Normalization, emit_norm, make_norm
 from raypixel.nn.plan import Gate, Linear, Plan, Plane, Tap, group_slices, in_group_order, pick
@@ -78,6 +79,7 @@ class GatedLayer(nn.Module):
         mask_type: MaskType,
         norm: Normalization,
         use_residual: bool,
+        dropout: float = 0.0,
         num_classes: int = 0,
         condition_channels: int = 0,
     ) -> None:
@@ -90,6 +92,7 @@ class GatedLayer(nn.Module):
             mask_type: "A" for the first layer, which reads the image, "B" for all others.
             norm: Layer normalization of both inputs, per colour group on the horizontal stack, or none.
             use_residual: Add the horizontal input to the horizontal output.
+            dropout: Probability with which training sets a gated horizontal feature to zero.
             num_classes: Classes added to both halves of both stacks, 0 for none.
             condition_channels: Maps of a conditioning input, 0 for none.
         """
@@ -97,7 +100,7 @@ class GatedLayer(nn.Module):
         self.use_residual = use_residual
         num_inputs, size = len(in_groups), len(groups)
         halves = groups.repeat(2)
-        one_group = torch.zeros(num_inputs, dtype=torch.int64)
+        one_group = torch.zeros(num_inputs, dtype=torch.int64, device="cpu")
         self.vertical_norm = make_norm(norm, one_group)
         self.horizontal_norm = make_norm(norm, in_groups)
         self.vertical = VerticalConv2d(
@@ -109,6 +112,7 @@ class GatedLayer(nn.Module):
         )
         self.classes = nn.Embedding(num_classes, 4 * size) if num_classes else None
         self.condition = unmasked(condition_channels, 4 * size)
+        self.dropout = Dropout(dropout)
         self.output = MaskedConv2d(groups, groups, kernel_size=1, mask_type="B")
 
     def forward(self, features: tuple[Tensor, Tensor], side: SideInputs) -> tuple[Tensor, Tensor]:
@@ -121,7 +125,7 @@ class GatedLayer(nn.Module):
         added = self._added(side)
         if added is not None:
             above, left = above + added[:, 0], left + added[:, 1]
-        output: Tensor = self.output(gate(left))
+        output: Tensor = self.output(self.dropout(gate(left)))
         return gate(above), horizontal + output if self.use_residual else output
 
     def _added(self, side: SideInputs) -> Tensor | None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raypixel.kernels import diagonal_lstm, row_lstm
+from raypixel.nn.dropout import Dropout
 from raypixel.nn.masked import MaskedConv2d, unmasked
 from raypixel.nn.norm import Normalization, emit_norm, make_norm
 from raypixel.nn.plan import Cell, Linear, Plan, Plane, Tap, group_slices, in_group_order, pick
@@ -161,6 +162,7 @@ class LSTMBlock(nn.Module):
         kernel_size: int,
         norm: Normalization,
         use_residual: bool,
+        dropout: float = 0.0,
         condition_channels: int = 0,
         level_channels: int = 0,
     ) -> None:
@@ -173,6 +175,7 @@ class LSTMBlock(nn.Module):
             kernel_size: Odd width of the input-to-state convolution, one row high.
             norm: Layer normalization of the input per colour group, or none.
             use_residual: Add the block's input to its output.
+            dropout: Probability with which training sets a hidden feature to zero, after the recurrence.
             condition_channels: Maps of a conditioning input, 0 for none.
             level_channels: Channels of the image for the right-to-left gates, 0 for none.
         """
@@ -186,6 +189,7 @@ class LSTMBlock(nn.Module):
         self.condition_to_state = unmasked(condition_channels, len(gates))
         self.levels_to_state = unmasked(level_channels, 4 * len(narrow))
         self.recurrence = recurrence
+        self.dropout = Dropout(dropout)
         self.state_to_output = MaskedConv2d(narrow, wide, kernel_size=1, mask_type="B")
 
     def forward(self, x: Tensor, side: SideInputs) -> Tensor:
@@ -196,7 +200,7 @@ class LSTMBlock(nn.Module):
         if self.levels_to_state is not None:
             own = self.levels_to_state(side.levels)  # (N, 4h, H, W), for the second direction
             gates = gates + F.pad(own, (0, 0, 0, 0, own.shape[1], 0))
-        y: Tensor = self.state_to_output(self.recurrence(gates))
+        y: Tensor = self.state_to_output(self.dropout(self.recurrence(gates)))
         return x + y if self.use_residual else y
 
     def emit(self, plan: Plan, x: Plane) -> Plane:

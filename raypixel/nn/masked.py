@@ -35,7 +35,7 @@ def color_groups(num_channels: int, num_colors: int) -> Tensor:
         raise ValueError(
             f"features of a layer must be at least one for each of {num_colors} colors, got {num_channels}"
         )
-    return torch.arange(num_channels) * num_colors // num_channels
+    return torch.arange(num_channels, device="cpu") * num_colors // num_channels
 
 
 def causal_mask(
@@ -64,7 +64,7 @@ def causal_mask(
     mask = torch.ones(len(out_groups), len(in_groups), rows, columns)
     center = columns // 2
     mask[:, :, -1, center + 1 :] = 0
-    outputs, inputs = out_groups[:, None], in_groups[None, :]
+    outputs, inputs = out_groups.to(mask.device)[:, None], in_groups.to(mask.device)[None, :]
     mask[:, :, -1, center] = (inputs < outputs if mask_type == "A" else inputs <= outputs).float()
     return mask
 
@@ -100,7 +100,9 @@ class MaskedConv2d(nn.Module):
         mask = causal_mask(out_groups, in_groups, kernel_size=shape, mask_type=mask_type)
         mask = mask[..., : self.side + 1 + self.side_right].contiguous()
         self.register_buffer("mask", mask, persistent=False)
-        self.is_open = bool(mask.all())
+        latest, earliest = int(in_groups.max()), int(out_groups.min())
+        sees_all = latest < earliest if mask_type == "A" else latest <= earliest
+        self.is_open = sees_all and not self.side_right
         self.mask_type = mask_type
         self.in_groups, self.out_groups = in_groups, out_groups
         self.weight = nn.Parameter(torch.empty_like(mask))

@@ -7,6 +7,8 @@ import itertools
 
 from torch import Tensor, nn
 
+from raypixel.nn.dropout import Dropout
+
 
 class UpsamplingNet(nn.Module):
     """Run 3x3 convolutions with ReLU on the small image, then one transposed convolution to the full size.
@@ -22,6 +24,7 @@ class UpsamplingNet(nn.Module):
         *,
         hidden_size: int,
         num_layers: int,
+        dropout: float = 0.0,
         factor: int,
     ) -> None:
         """Make the network.
@@ -31,6 +34,7 @@ class UpsamplingNet(nn.Module):
             out_channels: Channels c of the result.
             hidden_size: Maps between the layers.
             num_layers: Layers, the transposed one included.
+            dropout: Probability with which training sets a feature between the layers to zero.
             factor: Pixels of the full image per pixel of the small one, in each direction.
         """
         super().__init__()
@@ -39,7 +43,8 @@ class UpsamplingNet(nn.Module):
         widths = [in_channels] + [hidden_size] * (num_layers - 1)
         layers: list[nn.Module] = []
         for narrow, wide in itertools.pairwise(widths):
-            layers += [nn.Conv2d(narrow, wide, 3, padding=1), nn.ReLU()]
+            between = nn.Sequential(nn.ReLU(), Dropout(dropout))
+            layers += [nn.Conv2d(narrow, wide, 3, padding=1), between]
         layers.append(
             nn.ConvTranspose2d(widths[-1], out_channels, 3 * factor, stride=factor, padding=factor)
         )

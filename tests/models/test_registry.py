@@ -16,6 +16,7 @@ from raypixel.models import (
     registry,
     validate_model_config,
 )
+from tests.contract import random_model
 
 
 @pytest.fixture
@@ -130,3 +131,50 @@ def test_the_seed_of_torch_decides_the_weights(kind):
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
+
+
+@pytest.mark.parametrize("kind", model_classes())
+def test_dropout_is_of_training_only_and_a_function_of_the_seed(kind):
+    shape = {"image_shape": (3, 4, 5), "num_levels": 4}
+    plain = {"kind": kind, "hidden_size": 6, "num_layers": 2}
+    parts = ("base", "conditional") if kind == "multiscale" else ()
+    inside = {part: {"kind": "row_lstm", "hidden_size": 6} for part in parts}
+    dropping = {part: {**options, "dropout": 0.5} for part, options in inside.items()}
+    without = random_model(validate_model_config({**plain, **inside}), **shape)
+    model = random_model(validate_model_config({**plain, **dropping, "dropout": 0.5}), **shape)
+    assert model.state_dict().keys() == without.state_dict().keys()
+    x = torch.randint(0, 4, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0))
+
+    def params(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return model(x)
+
+    assert torch.equal(params(0), without(x))
+    model.train()
+    assert torch.equal(params(0), params(0))
+    assert not torch.allclose(params(0), params(1))
+    assert torch.equal(without.train()(x), without.eval()(x))
+
+
+@pytest.mark.parametrize("kind", ["pixelcnn", "row_lstm", "diagonal_bilstm", "gated_pixelcnn"])
+def test_dropout_is_before_the_last_1x1_of_each_layer(kind):
+    config = {"kind": kind, "hidden_size": 6, "num_layers": 2, "dropout": 0.5}
+    model = random_model(validate_model_config(config), image_shape=(1, 4, 5), num_levels=4)
+    dropped: list[torch.Tensor] = []
+    read: list[torch.Tensor] = []
+    last = {"pixelcnn": "widen", "gated_pixelcnn": "output"}.get(kind, "state_to_output")
+    for layer in model.stack.layers:
+        layer.dropout.register_forward_hook(lambda _, inputs, output: dropped.append(output))
+        getattr(layer, last).register_forward_hook(lambda _, inputs, output: read.append(inputs[0]))
+    model.train()(torch.zeros((2, 1, 4, 5), dtype=torch.int64))
+    assert len(dropped) == 2
+    for output, given in zip(dropped, read, strict=True):
+        assert output is given
+        assert output.shape == (2, 6, 4, 5)
+        assert 0.2 < (output == 0).double().mean() < 0.9
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 2.0])
+def test_dropout_is_a_probability_below_one(dropout):
+    with pytest.raises(ConfigProblems, match=r"dropout must be (less than 1|greater than or)"):
+        validate_model_config({"kind": "pixelcnn", "dropout": dropout})

@@ -34,6 +34,17 @@ def test_training_is_resumed_with_the_same_experiment_only(tiny, digits, trained
     assert yaml.safe_load((trained / "experiment.yaml").read_text())["training"]["num_epochs"] == 5
 
 
+def test_training_from_before_an_option_was_there_is_resumed_with_its_default(
+    tiny, digits, trained
+):
+    text = (trained / "experiment.yaml").read_text()
+    assert text.count("  dropout: 0.0\n") == 1
+    (trained / "experiment.yaml").write_text(text.replace("  dropout: 0.0\n", ""))
+    train_into(trained, tiny(training__num_epochs=3), digits)
+    with pytest.raises(CheckpointError, match=r"with model.dropout 0.0 as before, got 0.5$"):
+        Run.at(trained).begin(tiny(model__dropout=0.5), digits, resume=True)
+
+
 def test_training_is_resumed_on_the_same_images_only(tiny, digits, trained):
     shards = digits.splits["train"].files
     other = shards[0].model_copy(update={"sha256": "0" * 64})

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from raypixel.cli.options import DATA_ROOT_OPTION, PATH
+from raypixel.cli.common_options import DATA_ROOT_OPTION, PATH
 from raypixel.cli.progress import bar, table
 from raypixel.storage import Location
 

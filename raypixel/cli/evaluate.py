@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from raypixel.cli.options import (
+from raypixel.cli.common_options import (
     BATCH_OPTION,
     CHECKPOINT_ARGUMENT,
     CLASS_OPTION,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raypixel.cli.options import (
+from raypixel.cli.common_options import (
     CHECKPOINT_ARGUMENT,
     ROOT_OPTION,
     LocationType,

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raypixel.cli.options import ADDRESS_OPTION, RUNS_OPTION, SET_OPTION, RunName, make_folder
+from raypixel.cli.common_options import (
+    ADDRESS_OPTION,
+    RUNS_OPTION,
+    SET_OPTION,
+    RunName,
+    make_folder,
+)
 from raypixel.cli.progress import SECONDS_BETWEEN_LINES, bar, say, training_bar
 from raypixel.storage import Location, Remote, existing
 from raypixel.units import duration

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raypixel.cli.options import (
+from raypixel.cli.common_options import (
     BATCH_OPTION,
     CHECKPOINT_ARGUMENT,
     CLASS_OPTION,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raypixel.cli.options import ADDRESS_OPTION, CHECKPOINT_ARGUMENT, DEVICE_OPTION
+from raypixel.cli.common_options import ADDRESS_OPTION, CHECKPOINT_ARGUMENT, DEVICE_OPTION
 from raypixel.cli.progress import say
 
 if TYPE_CHECKING:

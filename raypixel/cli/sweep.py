@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raypixel.cli.options import ADDRESS_OPTION, PATH, RUNS_OPTION, SET_OPTION, make_folder
+from raypixel.cli.common_options import ADDRESS_OPTION, PATH, RUNS_OPTION, SET_OPTION, make_folder
 from raypixel.cli.progress import bar, say, table
 from raypixel.cli.runs import program, say_where, shown_path
 from raypixel.cli.sweep_watch import UNITS, SweepWatch

@@ -15,28 +15,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class PixelLikelihood(Protocol):
-    """What training, evaluation and sampling need from a model's output distribution."""
+class ScoringLikelihood(Protocol):
+    """What training and evaluation need from a model's output distribution."""
 
     num_levels: int
-    num_params: int
-    noise_size: int
 
     def nll_map(self, params: Tensor, x: Tensor) -> Tensor:
-        """Return nats of every dimension, (N, C, H, W), from params (N, P, C, H, W)."""
+        """Return nats of every dimension, (N, C, H, W), from the model's parameters."""
         ...
+
+
+class PixelLikelihood(ScoringLikelihood, Protocol):
+    """A distribution of each dimension on its own, its parameters (N, P, C, H, W), and what sampling needs of it."""
+
+    num_params: int
+    noise_size: int
 
     def sample(self, params: Tensor, noise: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Draw a level for one dimension of each image, (N,), from params (N, P) and noise (N, noise_size)."""
         ...
 
 
-def nll_nats(likelihood: PixelLikelihood, params: Tensor, x: Tensor) -> Tensor:
+def nll_nats(likelihood: ScoringLikelihood, params: Tensor, x: Tensor) -> Tensor:
     """Return the negative log-likelihood of each image.
 
     Args:
         likelihood: The model's likelihood.
-        params: Parameters, (N, P, C, H, W).
+        params: Parameters as the likelihood takes them, (N, P, C, H, W) where each dimension has its own.
         x: Levels in [0, K-1], (N, C, H, W), any integer type.
 
     Returns:

@@ -24,16 +24,18 @@ def read_bytes(remote: Location) -> bytes | None:
     if isinstance(remote, Path):
         return remote.read_bytes() if remote.is_file() else None
     content = b""
-    try:
-        for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
+        try:
             with connect(remote.bucket).open_input_stream(remote.key) as stream:
                 content = bytes(stream.read())
             if _is_whole(remote, len(content)):
                 break
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _problem(remote, error) from None
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # also where another object came while this one was read
+            is_last = attempt + 1 == _ATTEMPTS
+            if is_last or "Failed to flush response stream" not in str(error):
+                raise _problem(remote, error) from None
     return content
 
 

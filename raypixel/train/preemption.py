@@ -8,6 +8,7 @@ after each step; only rank 0 saves, so only rank 0 needs to look.
 
 import threading
 import time
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -26,12 +27,12 @@ class Notice:
     def __init__(self) -> None:
         self.was_given = threading.Event()
         self._is_safe = threading.Event()  # saved since, or over
-        self._is_over = False
+        self.is_over = False
         self._saved_at = 0.0
 
     def give(self) -> None:
         """Tell the training that it will be ended: it saves after its current step."""
-        if not self._is_over:
+        if not self.is_over:
             self._is_safe.clear()
         self.was_given.set()
 
@@ -49,7 +50,7 @@ class Notice:
 
     def note_over(self) -> None:
         """Say that the training has ended, well or not: nothing will be saved any more."""
-        self._is_over = True
+        self.is_over = True
         self._is_safe.set()
 
     def wait(self, seconds: float) -> bool:
@@ -95,12 +96,14 @@ def watch_preemption(notice: Notice) -> threading.Thread | None:
         return None
 
     def ask() -> None:
-        try:
-            while get_info() is None:
-                time.sleep(SECONDS_BETWEEN_QUESTIONS)
-        except RayError:  # the workers are being ended already
-            return
-        notice.give()
+        while not notice.is_over:
+            with suppress(
+                RayError
+            ):  # a slow answer is asked for again; where workers are ended, the process ends
+                if get_info() is not None:
+                    notice.give()
+                    return
+            time.sleep(SECONDS_BETWEEN_QUESTIONS)
 
     thread = threading.Thread(target=ask, daemon=True, name="watch-preemption")
     thread.start()

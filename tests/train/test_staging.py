@@ -189,4 +189,6 @@ def test_trials_of_a_sweep_stream(striped, whole, tmp_path, ray_cluster, private
     assert [trial.entry.test["num_images"] for trial in result.trials] == [300, 300]
     assert read_ledger(tmp_path / "sweep").facts["data"]["backend"] == "stream"
     first = next(trial for trial in result.trials if trial.trial.config.training.seed == 0)
-    assert metrics_of(first.place) == [pytest.approx(line, rel=1e-5) for line in metrics_of(whole)]
+    assert metrics_of(first.run.folder) == [
+        pytest.approx(line, rel=1e-5) for line in metrics_of(whole)
+    ]

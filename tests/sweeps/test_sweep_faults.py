@@ -1,7 +1,6 @@
 """A sweep on several machines of which one is killed midway: every trial is accounted for."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.train.machines import Machines
+from tests.train.machines import Machines, environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -77,7 +76,7 @@ def test_every_trial_is_accounted_for_when_a_machine_is_killed(
         process = subprocess.Popen(
             [sys.executable, "-m", "raypixel", "sweep", "s.yaml", *words, *where],
             cwd=tmp_path,
-            env=os.environ | {"MLFLOW_TRACKING_URI": private_mlflow},
+            env=environment() | {"MLFLOW_TRACKING_URI": private_mlflow},
             stdout=file,
             stderr=file,
         )

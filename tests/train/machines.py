@@ -3,6 +3,7 @@
 It has a process of its own, because a process can be connected to one cluster only and the tests' is another.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -11,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 
+def environment() -> dict[str, str]:
+    """Return the variables of a process of its own: a cluster of the tests' process has set some of Ray's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
 class Machines:
     """The cluster, from the side of a test: a head that runs no work, and nodes that come and go."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.address = self._answer()
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from raypixel.experiment import ExperimentConfig
-from tests.train.machines import Machines
+from tests.train.machines import Machines, environment
 from tests.train.processes import take_interrupts, worker_pids
 from tests.trained import train_into
 
@@ -80,6 +80,7 @@ class Driver:
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [*program, *where, "--address", self.machines.address],
+                env=environment(),
                 stdout=log,
                 stderr=log,
                 preexec_fn=take_interrupts,

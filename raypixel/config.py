@@ -5,6 +5,7 @@ misspelt key gets "did you mean". Dictionaries end here: past this module a conf
 """
 
 import copy
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -94,9 +95,34 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
         mapping = yaml.load(text, Loader=_Loader)  # noqa: S506 (_Loader is a SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: is not valid YAML: {_one_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: is nested too deeply") from None
     if not isinstance(mapping, dict):
         raise ConfigError(f"{where}: must hold a mapping of keys to values, got {mapping!r}")
     return mapping
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON in which no key stands twice.
+
+    Raises:
+        json.JSONDecodeError: It is none, or too deeply nested; a ValueError.
+    """
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise json.JSONDecodeError(f"key {twice[:64]!r} stands twice", "", 0)
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=mapping)
+    except RecursionError:
+        raise json.JSONDecodeError("is nested too deeply", "", 0) from None
+    except UnicodeDecodeError:
+        raise json.JSONDecodeError("is not UTF-8 text", "", 0) from None
 
 
 def dump_yaml(config: BaseModel | Mapping[str, Any]) -> str:

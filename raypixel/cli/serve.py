@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     help="File of API keys, one a line. More may stand in RAYPIXEL_API_KEYS, separated by commas.",
 )
 @click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="A name by which it may be asked, as by a proxy of this machine; repeatable.",
+)
+@click.option(
     "--replicas", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
 )
 @click.option(
@@ -68,6 +75,7 @@ def serve(
     host: str | None,
     port: int | None,
     api_keys: Path | None,
+    allowed_hosts: tuple[str, ...],
     replicas: int,
     slots: int,
     timeout: float,
@@ -113,6 +121,7 @@ def serve(
             num_slots=slots,
             device=device,
             api_keys_file=api_keys,
+            allowed_hosts=allowed_hosts,
         )
         options = {**local_options(replicas), "graceful_shutdown_timeout_s": timeout + 30}
         launch = Launch(settings, host or DEFAULT_HOST, port or DEFAULT_PORT, options)
@@ -120,30 +129,24 @@ def serve(
 
 
 def _serve(launch: "Launch", address: str | None) -> None:
-    from raypixel.errors import ServingError
     from raypixel.serving.launch import absolute, check
+    from raypixel.serving.settings import KEYS_VARIABLE
     from raypixel.train.ray_cluster import cluster
 
     is_local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
-    check(launch, is_local=is_local, environment=os.environ)
+    keys = check(launch, is_local=is_local, environment=os.environ)
+    os.environ.pop(KEYS_VARIABLE, None)  # each of Ray's processes would inherit it
     launch = absolute(launch)
     say(f"starting {', '.join(launch.settings.models)} ...")
     with _interrupted_by_signals(), ExitStack() as quiet, cluster(address):
         from raypixel.serving import app
 
-        try:
-            with _interrupted_by_signals():  # Ray has put its own handler in place of ours
-                handle = app.start(launch)
-        except RuntimeError as error:
-            app.stop()
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise ServingError(
-                f"the service does not start: {lines[-1] if lines else error}"
-            ) from None
+        with _interrupted_by_signals():  # Ray has put its own handler in place of ours
+            handle = app.start(launch, keys)
         stop = threading.Event()
         try:
             with _stopped_by_signals(stop):
-                _say_address(launch)
+                _say_address(launch, needs_key=bool(keys))
                 while not stop.wait(1.0):
                     pass
                 say("finishing what was accepted; once more ends it at once")
@@ -192,10 +195,9 @@ def _finish(handle: Any, *, timeout_s: float) -> None:
         say("some requests were not finished")
 
 
-def _say_address(launch: "Launch") -> None:
+def _say_address(launch: "Launch", *, needs_key: bool) -> None:
     click.echo(launch.url)
-    is_open = launch.settings.api_keys_file is None and not os.environ.get("RAYPIXEL_API_KEYS")
-    key = "" if is_open else " -H 'Authorization: Bearer YOUR_KEY'"
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
     say(
         f"  curl {launch.url}/v1/samples{key} --json '{{\"n\": 16}}' -H 'Accept: image/png' -o samples.png"
     )

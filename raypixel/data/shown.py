@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raypixel.data.sources.decoding import decode, look
+from raypixel.data.sources.decoding import decode, look, verify
 from raypixel.errors import ConfigError, DataError
 
 
@@ -31,6 +31,7 @@ def decode_shown(picture: bytes, *, where: str, image_shape: tuple[int, int, int
         raise DataError(
             f"{where}: must be {height}x{width} as in training, got {seen.height}x{seen.width}"
         )
+    verify(picture, where=where)
     values = decode(picture, where=where, channels=3, size=None)
     if channels == 1 and not (values == values[:1]).all():
         raise DataError(f"{where}: must be gray as in training, got colors")
@@ -97,5 +98,6 @@ def observed_picture(picture: bytes, image_shape: tuple[int, int, int], *, where
     if (seen.height, seen.width) != image_shape[1:]:
         size = f"{image_shape[1]}x{image_shape[2]}"
         raise DataError(f"{where}: must be {size} as the images, got {seen.height}x{seen.width}")
+    verify(picture, where=where)
     mask = decode(picture, where=where, channels=1, size=None)
     return torch.from_numpy(mask >= 128).expand(image_shape).clone()

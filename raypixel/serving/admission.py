@@ -1,9 +1,10 @@
-"""What stands before every request: keys, draining, the size of bodies, and counting."""
+"""What stands before every request: keys, who asks from where, draining, the size of bodies, and counting."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,10 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from raypixel.serving.answers import RETRY_DRAINING_S, Problem
 from raypixel.serving.metrics import Metrics
 from raypixel.serving.replica import Replica
-from raypixel.serving.settings import Keys
+from raypixel.serving.requests import BODIES
+from raypixel.serving.settings import Keys, is_loopback
 
 # paths that are answered with a key only, where keys are required
 _GUARDED = ("/v1/", "/metrics")
+# those that metrics name also where they are refused; a path of the client's would stay there for ever
+_NAMED = {*BODIES, "/v1/models", "/metrics"}
 _BODY_TIMEOUT_S = 60.0
 # how much of a body that is too large is read and thrown away, so that the client hears the answer
 _DISCARDED = 8
@@ -68,6 +72,7 @@ class Admission:
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, is_work = scope["path"], scope["method"] == "POST"
         headers = Headers(scope=scope)
+        self._check_origin(headers)
         if path.startswith(_GUARDED) and not self._keys.knows(headers):
             given = any(name in headers for name in ("authorization", "x-api-key"))
             text = "the API key is unknown" if given else "an API key must be given"
@@ -75,17 +80,43 @@ class Admission:
         if not is_work:
             await self._app(scope, receive, send)
             return
+        self._check_open()
+        body = await _read_body(headers, receive, self._replica.settings.limits.max_body_bytes)
+        if body is None:
+            return
+        self._check_open()  # whoever sends slowly is not waited for
+        self._replica.enter()
+        try:
+            await self._app(scope, _replay(body, receive), send)
+        finally:
+            self._replica.leave()
+
+    def _check_open(self) -> None:
         if not self._replica.is_ready or self._replica.is_draining:
             state = "the service is about to end" if self._replica.is_ready else "not ready yet"
             raise Problem(503, f"{state}: ask again later", retry_after_s=RETRY_DRAINING_S)
-        self._replica.enter()
-        try:
-            limit = self._replica.settings.limits.max_body_bytes
-            body = await _read_body(headers, receive, limit)
-            if body is not None:
-                await self._app(scope, _replay(body, receive), send)
-        finally:
-            self._replica.leave()
+
+    def _check_origin(self, headers: Mapping[str, str]) -> None:
+        """Refuse what another site's page asks of a browser: by its own name for this machine, or across origins.
+
+        Where keys are required that page has none, and a proxy may give the service any name.
+        """
+        allowed = self._replica.settings.allowed_hosts
+        if self._keys and not allowed:
+            return
+        host, origin = headers.get("host"), headers.get("origin")
+        if host is not None and not _is_allowed(host, allowed):
+            raise Problem(403, f"Host must be this machine or one of allowed_hosts, got {host!r}")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise Problem(403, f"Origin must be that of the service's own page, got {origin!r}")
+
+
+def _is_allowed(host: str, allowed: Sequence[str]) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return name in allowed or (not allowed and is_loopback(name))
 
 
 async def _read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes | None:
@@ -141,6 +172,4 @@ def _template(scope: Scope) -> str:
     path = getattr(route, "path", None)
     if path is not None:
         return str(path)
-    return (
-        scope["path"] if scope["path"].startswith("/v1/") and len(scope["path"]) < 20 else "other"
-    )
+    return scope["path"] if scope["path"] in _NAMED else "other"

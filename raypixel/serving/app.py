@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -17,13 +18,14 @@ from ray.util.metrics import Gauge
 from starlette.types import ASGIApp
 
 from raypixel.config import parse
+from raypixel.errors import ServingError
 from raypixel.serving.autoscaling import METRIC
 from raypixel.serving.http import create_app
 from raypixel.serving.launch import Launch, fetch_registered
 from raypixel.serving.metrics import metric_name
 from raypixel.serving.replica import Replica
 from raypixel.serving.serve_config import DEPLOYMENT
-from raypixel.serving.settings import Settings, read_keys, require_keys
+from raypixel.serving.settings import Keys, Settings, read_keys, require_keys
 from raypixel.serving.stats import GAUGES
 from raypixel.train import ray_private
 
@@ -45,14 +47,17 @@ _MAX_ONGOING = 10_000
 class Endpoint:
     """One replica."""
 
-    async def __init__(self, settings: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, settings: Mapping[str, Any], keys: Keys | None = None
+    ) -> None:
         """Load the models.
 
         Args:
             settings: The fields of `raypixel.serving.settings.Settings`.
+            keys: Those that the driver knows, besides those of this machine.
         """
         self._settings = parse(Settings, dict(settings), where="args")
-        self._keys = read_keys(self._settings.api_keys_file, os.environ)
+        self._keys = read_keys(self._settings.api_keys_file, os.environ) | (keys or Keys())
         require_keys(self._keys, ray_private.serve_host())
         if self._settings.num_threads is not None:
             import torch
@@ -102,15 +107,33 @@ def build(args: dict[str, Any]) -> serve.Application:
     return Endpoint.bind(args)  # type: ignore[attr-defined]
 
 
-def start(launch: Launch) -> Any:
-    """Start the service in the Ray cluster that this process is connected to; return its handle."""
+def start(launch: Launch, keys: Keys | None = None) -> Any:
+    """Start the service in the Ray cluster that this process is connected to; return its handle.
+
+    Raises:
+        ServingError: It does not start.
+    """
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     http = {**launch.http_options, "host": launch.host, "port": launch.port}
-    serve.start(http_options=HTTPOptions(**http), logging_config=quiet)
     deployment = Endpoint.options(logging_config=quiet, **launch.options)  # type: ignore[attr-defined]
-    application = deployment.bind(launch.settings.model_dump(mode="json"))
-    return serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+    application = deployment.bind(launch.settings.model_dump(mode="json"), keys)
+    try:
+        serve.start(http_options=HTTPOptions(**http), logging_config=quiet)
+        return serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+    except (RuntimeError, ray.exceptions.RayError) as error:
+        with suppress(RuntimeError, ray.exceptions.RayError):  # what failed first is told
+            stop()
+        raise ServingError(f"the service does not start: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return one line of an error of Ray's: of a traceback the last, of a process that died the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    died = isinstance(error, ray.exceptions.ActorDiedError) and "Traceback" not in str(error)
+    return f"{lines[0]} (is the machine short of memory, or very busy?)" if died else lines[-1]
 
 
 def drain(handle: Any, *, timeout_s: float) -> bool:

@@ -43,6 +43,7 @@ _RETRY = {
 _ERRORS: dict[int, str] = {
     400: "The body is no JSON.",
     401: "An API key is required, and missing or unknown.",
+    403: "A page of another site asks.",
     404: "No such model.",
     406: "No form of the answer is accepted.",
     408: "The body did not arrive, or Ray Serve's own time limit was shorter.",
@@ -52,7 +53,7 @@ _ERRORS: dict[int, str] = {
     503: "Not ready yet, or about to end.",
     504: "Not finished in time; the work is cancelled.",
 }
-_WORK_ERRORS = (400, 401, 404, 406, 408, 413, 422, 429, 503, 504)
+_WORK_ERRORS = (400, 401, 403, 404, 406, 408, 413, 422, 429, 503, 504)
 _EXAMPLE_IMAGES = {
     "model": "digits",
     "seed": 7,
@@ -85,13 +86,13 @@ def score_responses() -> Responses:
 def state_responses(*statuses: int) -> Responses:
     """Return the `responses` of a route that answers yes, or one of some errors."""
     status = {"schema": {"type": "object", "properties": {"status": {"type": "string"}}}}
-    return {200: {"description": "Yes.", "content": {JSON: status}}, **errors(*statuses)}
+    return {200: {"description": "Yes.", "content": {JSON: status}}, **errors(403, *statuses)}
 
 
 def metric_responses() -> Responses:
     """Return the `responses` of the route that answers with metrics."""
     text = {"text/plain": {"schema": {"type": "string"}}}
-    return {200: {"description": "Prometheus text.", "content": text}, **errors(401)}
+    return {200: {"description": "Prometheus text.", "content": text}, **errors(401, 403)}
 
 
 def errors(*statuses: int) -> Responses:

@@ -1,15 +1,18 @@
 """The HTTP application of a replica: plain FastAPI, to be run under any ASGI server; docs/serving.md is its contract."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from raypixel import __version__
-from raypixel.config import explain
+from raypixel.config import explain, parse_json
 from raypixel.serving import documents
 from raypixel.serving.admission import Admission
 from raypixel.serving.answers import (
@@ -40,6 +43,23 @@ from raypixel.serving.requests import (
 from raypixel.serving.settings import Keys
 
 
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        return parse_json(await self.body())
+
+
+class _StrictRoute(APIRoute):
+    """Refuse bodies in which a key stands twice."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return strictly
+
+
 def create_app(replica: Replica, *, keys: Keys) -> FastAPI:
     """Return the application.
 
@@ -54,7 +74,9 @@ def create_app(replica: Replica, *, keys: Keys) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_tags=[],
+        redirect_slashes=False,
     )
+    app.router.route_class = _StrictRoute
     metrics = Metrics(replica)
     _add_work(app, replica)
     _add_state(app, replica, keys, metrics)
@@ -136,7 +158,7 @@ def _add_state(app: FastAPI, replica: Replica, keys: Keys, metrics: Metrics) -> 
         "/v1/models",
         summary="What is served",
         response_description="What is served.",
-        responses=documents.errors(401),
+        responses=documents.errors(401, 403),
     )
     async def models() -> ModelsAnswer:
         return ModelsAnswer(
@@ -145,6 +167,7 @@ def _add_state(app: FastAPI, replica: Replica, keys: Keys, metrics: Metrics) -> 
             requires_key=bool(keys),
         )
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get(
         "/healthz",
         summary="Whether the process works",
@@ -155,6 +178,7 @@ def _add_state(app: FastAPI, replica: Replica, keys: Keys, metrics: Metrics) -> 
         replica.check_health()
         return {"status": "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get(
         "/readyz",
         summary="Whether requests are accepted",
@@ -197,8 +221,9 @@ def _add_handlers(app: FastAPI) -> None:
 
 def _invalid(request: Request, error: RequestValidationError) -> Problem:
     details = error.errors()
-    if any(detail["type"] == "json_invalid" for detail in details):
-        return Problem(400, "the body must be JSON, got a text that is none")
+    for detail in details:
+        if detail["type"] == "json_invalid":
+            return Problem(400, f"the body must be JSON: {detail['ctx']['error']}")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON and not kind.endswith("+json"):
         return Problem(400, f"Content-Type must be {JSON}, got {kind or 'none'}")

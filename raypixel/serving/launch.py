@@ -2,7 +2,6 @@
 
 import os
 import socket
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from raypixel.errors import ConfigError, ServingError
 from raypixel.evaluation import choose_device
 from raypixel.runs import find_checkpoint
 from raypixel.serving.serve_config import IMPORT_PATH
-from raypixel.serving.settings import Settings, read_keys, require_keys
+from raypixel.serving.settings import Keys, Settings, read_keys, require_keys
+from raypixel.storage import cache_folder
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 
@@ -87,7 +87,7 @@ def from_config(mapping: dict[str, Any], *, where: str) -> Launch:
     return Launch(settings, host, port, options, http)
 
 
-def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> None:
+def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> Keys:
     """Find out early what would make replicas fail: keys, the device, checkpoints, the port.
 
     Args:
@@ -95,14 +95,20 @@ def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> 
         is_local: It will run on this machine; otherwise files may lie elsewhere.
         environment: Where keys may stand.
 
+    Returns:
+        The keys that are known here.
+
     Raises:
         RaypixelError: Something is missing, damaged or taken.
     """
     file = launch.settings.api_keys_file
-    if is_local or (file is not None and file.exists()):
-        require_keys(read_keys(file, environment), launch.host)
+    if not is_local and file is not None and not file.exists():
+        file = None  # it is where the replicas are
+    keys = read_keys(file, environment)
+    if is_local or file is not None:
+        require_keys(keys, launch.host)
     if not is_local:
-        return
+        return keys
     choose_device(launch.settings.device)
     for source in launch.settings.models.values():
         if source.startswith("models:/"):
@@ -110,13 +116,14 @@ def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> 
         else:
             find_checkpoint(source)
     _check_port(launch.host, launch.port)
+    return keys
 
 
 def fetch_registered(uri: str) -> Path:
     """Download a model of MLflow's registry, once for each version, and return its folder."""
     from raypixel.runs.tracking.registered_models import fetch_model
 
-    return fetch_model(uri, Path(tempfile.gettempdir()) / f"raypixel-models-{os.getuid()}")
+    return fetch_model(uri, cache_folder() / "models")
 
 
 def absolute(launch: Launch) -> Launch:

@@ -64,6 +64,9 @@ class Settings(Frozen):
     api_keys_file: Annotated[Path, Field(strict=False)] | None = None
     """File of API keys, one a line; more may stand in RAYPIXEL_API_KEYS."""
 
+    allowed_hosts: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Names that requests may give in `Host`. Without any, those of this machine where no key is required, else all."""
+
     @model_validator(mode="after")
     def _names(self) -> Self:
         for name in self.models:
@@ -81,6 +84,11 @@ class Keys:
 
     def __bool__(self) -> bool:
         return bool(self._digests)
+
+    def __or__(self, other: "Keys") -> "Keys":
+        both = Keys()
+        both._digests = self._digests + other._digests
+        return both
 
     def knows(self, headers: Mapping[str, str]) -> bool:
         """Return whether a request may be let in: `Authorization: Bearer KEY`, or `X-API-Key: KEY`."""

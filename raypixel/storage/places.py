@@ -58,6 +58,13 @@ def absolute(place: Location) -> Location:
     return place if isinstance(place, Remote) else place.resolve()
 
 
+def cache_folder() -> Path:
+    """Return this user's folder of copies: RAYPIXEL_CACHE, or in the home folder."""
+    base = os.environ.get("RAYPIXEL_CACHE")
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return (Path(base) if base else Path(cache).expanduser() / "raypixel").absolute()
+
+
 def working_copy(remote: Remote, *, purpose: str) -> Path:
     """Return the folder of this machine that stands for a remote one; it need not be there.
 
@@ -65,11 +72,8 @@ def working_copy(remote: Remote, *, purpose: str) -> Path:
         remote: The place.
         purpose: Copies of different purposes do not meet.
     """
-    base = os.environ.get("RAYPIXEL_CACHE")
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(base) if base else Path(cache).expanduser() / "raypixel"
     server = hashlib.sha256(endpoint().encode()).hexdigest()[:8] if endpoint() else "aws"
-    return folder.absolute() / purpose / server / remote.key
+    return cache_folder() / purpose / server / remote.key
 
 
 def local_folder(place: Location, *, purpose: str) -> Path:

@@ -34,6 +34,7 @@ _QUIET = {
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raypixel.serving.front:bound_heads",
     "RAY_worker_niceness": "0",  # Ray's 15 starves a training or a service beside anything else that computes
 }
 _WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from PIL import Image
 
 from raypixel.checkpoint import ModelInfo, Snapshot, write_checkpoint
 from raypixel.models import build_model, validate_model_config
+from raypixel.serving.front import BoundedHeads
 from raypixel.serving.http import create_app
 from raypixel.serving.replica import Replica
 from raypixel.serving.settings import Keys, Limits, Settings
@@ -85,7 +87,9 @@ class Service:
         try:
             await self.replica.open()
             app = create_app(self.replica, keys=self._keys)
-            config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
+            config = uvicorn.Config(
+                app, port=0, log_level="error", lifespan="off", http=BoundedHeads
+            )
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve())
             while not server.started:
@@ -125,6 +129,12 @@ def serving(
         yield service
     finally:
         service.close()
+
+
+def connect(service: Service) -> socket.socket:
+    """Open a connection to the service."""
+    host, port = service.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), 60)
 
 
 def post(client, path, body, **headers):

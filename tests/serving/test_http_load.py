@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.serving.service import (
+    connect,
     detail,
     picture,
     post,
@@ -40,9 +41,9 @@ def busy(service) -> tuple[int, int]:
 def start_request(service, body: dict) -> socket.socket:
     """Send a request for samples and do not wait for the answer."""
     text = json.dumps(body).encode()
-    host, port = service.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)))
-    head = f"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
+    connection = connect(service)
+    kind = "Content-Type: application/json"
+    head = f"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(text)}\r\n\r\n"
     connection.sendall(head.encode() + text)
     return connection
 
@@ -132,6 +133,21 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest(models):
             rest = list(lines)
             assert "event: done" in rest
         wait_until(lambda: running.draining.done())
+
+
+def test_a_half_sent_body_does_not_delay_draining(models):
+    with serving(models={"a": models["gray"]}) as running, connect(running) as connection:
+        head = "POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+        connection.sendall(head.encode())
+        with running.client() as client:  # by now the other request is there too
+            assert post(client, "samples", {}).status_code == 200
+
+        async def drain(replica):
+            await asyncio.wait_for(replica.drain(), 30)  # a body is waited for for 60 s
+
+        running.call(drain)
+        connection.sendall(b'"n": 1 }')
+        assert connection.recv(1000).startswith(b"HTTP/1.1 503")
 
 
 def test_models_take_turns_in_memory(models):

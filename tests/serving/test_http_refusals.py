@@ -46,11 +46,13 @@ RAW = base64.b64decode(GRAY)
         (png_header_only(12_000, 12_000), "images[0]: must be"),
         (picture(COLORED), "images[0]: must be gray as in training, got colors"),
         ("A" * 1_400_000, "images[0]: must have at most 1048576 bytes"),
+        (base64.b64encode(RAW[:-16]).decode(), "images[0]: must be a readable image"),
+        (base64.b64encode(RAW[:-20] + bytes(20)).decode(), "images[0]: must be a readable image"),
         (base64.b64encode(b"RIFF\x10\0\0\0WEBPVP8 " + bytes(8)).decode(), "must be a readable image"),
     ],
     ids=[
         "no base64", "empty", "a GIF", "truncated", "cut header", "damaged", "wrong size", "bomb",
-        "large bomb", "wrong colors", "too large", "bad WebP",
+        "large bomb", "wrong colors", "too large", "no end", "wrong checksum", "bad WebP",
     ],
 )  # fmt: skip
 def test_a_picture_that_cannot_be_taken_gets_a_sentence(client, image, text):
@@ -109,7 +111,14 @@ def test_requests_that_are_none_get_their_status(client):
     plain = client.post("/v1/samples", content=b'{"n": 1}', headers={"content-type": "text/plain"})
     assert plain.status_code == 400
     assert "Content-Type must be application/json" in detail(plain)
+    for twice in (b'{"n": 1, "n": 2}', b'{"n": 1, "\\u006e": 2}'):
+        refused = client.post("/v1/samples", content=twice, headers=kind)
+        assert refused.status_code == 400
+        assert detail(refused) == "the body must be JSON: key 'n' stands twice"
     assert client.get("/v1/samples").status_code == 405
+    assert client.head("/healthz").status_code == client.head("/readyz").status_code == 200
+    slash = client.get("/v1/models/", headers={"Host": "localhost"})
+    assert (slash.status_code, "location" in slash.headers) == (404, False)
     assert client.get("/nowhere").status_code == client.post("/v1/none", json={}).status_code == 404
     unknown = post(client, "samples", {"model": "grey"})
     assert unknown.status_code == 404
@@ -121,6 +130,54 @@ def test_requests_that_are_none_get_their_status(client):
         refused = post(client, path, body, Accept=accept)
         assert refused.status_code == 406
         assert f"got '{accept}'" in detail(refused)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example:80", "[::1", "", "127.0.0.1@x"]
+)
+def test_a_name_of_another_site_for_this_machine_is_refused(client, host):
+    for path in ("/", "/v1/models", "/metrics"):
+        refused = client.get(path, headers={"Host": host})
+        assert refused.status_code == (403 if host != "" else refused.status_code), refused.text
+    assert client.post("/v1/samples", json={}, headers={"Host": host}).status_code in (400, 403)
+
+
+def test_a_page_of_another_site_is_refused(client, service):
+    host = service.url.removeprefix("http://")
+    for origin in ("http://evil.example", "null", "http://localhost:1", f"http://{host}.evil"):
+        refused = post(client, "samples", {}, Origin=origin)
+        assert refused.status_code == 403
+        assert detail(refused).startswith("Origin must be that of the service's own page, got")
+        assert "access-control-allow-origin" not in refused.headers
+    assert post(client, "samples", {}, Origin=service.url).status_code == 200
+    for local in ("localhost", "[::1]:80", "127.0.0.2:9"):
+        assert client.get("/v1/models", headers={"Host": local}).status_code == 200
+
+
+def test_a_deployment_names_its_hosts(models):
+    settings = {"models": {"a": models["gray"]}, "allowed_hosts": ["images.example"]}
+    with serving(**settings) as running, running.client() as client:
+        for host, status in (("images.example:443", 200), ("localhost", 403), ("x.example", 403)):
+            assert client.get("/v1/models", headers={"Host": host}).status_code == status
+    key = "correct-horse-battery"
+    with serving(models={"a": models["gray"]}, keys=(key,)) as running, running.client() as client:
+        headers = {"Host": "any.example", "X-API-Key": key}
+        assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_unknown_paths_are_one_label_of_the_metrics(models):
+    with serving(models={"a": models["gray"]}, keys=("correct-horse-battery",)) as running:
+        key = {"X-API-Key": "correct-horse-battery"}
+        with running.client() as client:
+            before = len(client.get("/metrics", headers=key).content)
+            for number in range(300):
+                client.get(f"/v1/{number}")
+                client.get(f"/v1/{number}", headers=key)
+            client.get("/v1/models")
+            text = client.get("/metrics", headers=key).text
+    assert 'path="/v1/models",status="401"' in text
+    assert 'path="other",status="401"' in text
+    assert len(text) < before + 10_000
 
 
 def test_a_body_that_is_too_large_is_refused_in_both_ways_of_sending(models):

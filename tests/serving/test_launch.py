@@ -1,14 +1,18 @@
 """The strict check of Ray Serve's config files, and of what the service is told."""
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from ray import serve
+from ray.exceptions import ActorDiedError, GetTimeoutError
 
 from raypixel.config import load_yaml, parse
 from raypixel.errors import CheckpointError, ConfigError, RaypixelError, ServingError
 from raypixel.runs.tracking import TrackingError
+from raypixel.serving import app
 from raypixel.serving.autoscaling import RemainingSubPixels
 from raypixel.serving.launch import Launch, check, from_config, parse_models
 from raypixel.serving.serve_config import check_serve_config, parse_serve_config, read_serve_config
@@ -109,6 +113,39 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path):
             read_keys(file, {})
     with pytest.raises(ConfigError, match="cannot be read"):
         read_keys(tmp_path / "none", {})
+
+
+def test_keys_of_the_driver_are_handed_on_as_digests():
+    driver, own = Keys(["first-key-of-the-driver"]), Keys(["a-key-of-the-replica"])
+    both = pickle.loads(pickle.dumps(driver)) | own
+    for key in ("first-key-of-the-driver", "a-key-of-the-replica"):
+        assert both.knows({"x-api-key": key})
+        assert key.encode() not in pickle.dumps(both)
+    assert not both.knows({"x-api-key": "another-key-of-nobody"})
+    assert not Keys() | Keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            ActorDiedError(),
+            "The actor died unexpectedly before finishing this task. (is the machine short of memory, or very busy?)",
+        ),
+        (RuntimeError("Traceback:\n  x\n\nRuntimeError: no port\n\n"), "RuntimeError: no port"),
+        (GetTimeoutError("Get timed out"), "Get timed out"),
+        (RuntimeError(""), "RuntimeError"),
+    ],
+)
+def test_a_service_that_does_not_start_says_so_in_one_line(monkeypatch, error, line):
+    def start(**options):
+        raise error
+
+    monkeypatch.setattr(serve, "start", start)
+    monkeypatch.setattr(serve, "shutdown", lambda: None)
+    with pytest.raises(ServingError) as raised:
+        app.start(Launch(Settings(models={"a": "x"})))
+    assert str(raised.value) == f"the service does not start: {line}"
 
 
 def test_models_are_named_after_their_folder_or_as_asked():

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -104,6 +104,13 @@ def test_answers_are_those_of_the_model(service, path):
     wait_for_two_replicas(*service)
 
 
+def test_the_proxy_bounds_heads(service):
+    port = int(service[1].rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), 60) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 431")
+
+
 def test_a_killed_replica_harms_no_other_and_comes_back(service):
     process, url = service
     wait_for_two_replicas(process, url)
@@ -163,9 +170,21 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(service):
     assert "ServeController" not in process.stdout.read()  # nothing of what Ray says at its end
 
 
-def test_sigterm_to_the_whole_group_ends_at_once_in_words_of_our_own(path, tmp_path):
+def test_keys_are_in_no_process_of_rays_and_sigterm_to_the_whole_group_ends_in_our_words(
+    path, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAYPIXEL_API_KEYS", "correct-horse-battery")
     with serve(path, tmp_path, start_new_session=True) as process:
-        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        with pytest.raises(ServingError, match="an API key must be given"):
+            raypixel.Client(url).sample(1)
+        assert raypixel.Client(url, api_key="correct-horse-battery").sample(1).shape[0] == 1
+        ray_processes = running(process, "")
+        assert len(ray_processes) > 5
+        for number in ray_processes:
+            with suppress(OSError):
+                assert b"correct-horse-battery" not in Path(f"/proc/{number}/environ").read_bytes()
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(180) == 1
     assert (tmp_path / "stderr").read_text().splitlines()[2:] == [

@@ -46,6 +46,16 @@ def look(picture: Path | bytes, *, where: str) -> Look:
         return Look(height=height, width=width, is_gray=image.mode in _GRAY_MODES)
 
 
+def verify(picture: bytes, *, where: str) -> None:
+    """Check the checksums of a picture to its end; only PNG has any.
+
+    Raises:
+        DataError: It is damaged, or cut.
+    """
+    with _Guard(where), _open(picture) as image:
+        image.verify()
+
+
 def agree(
     looks: Iterator[tuple[str, Look]], *, size: tuple[int, int] | None, channels: int | None
 ) -> tuple[int, int, int]:

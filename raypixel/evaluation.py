@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from raypixel.checkpoint import Checkpoint
-from raypixel.data import DataConfig, Manifest, decide_residence, load_manifest
+from raypixel.data import (
+    DataConfig,
+    Manifest,
+    decide_residence,
+    describe_levels,
+    load_manifest,
+)
 from raypixel.data.batches import Batch, EvalBatches, ImageSource
 from raypixel.data.levels import fix_levels
 from raypixel.data.splits import Split, read_split
@@ -178,7 +184,7 @@ class Evaluation:
     Attributes:
         likelihood: Sums and counts.
         data_name: Name of the data set.
-        levels: Levels and binarization, for a person.
+        levels: Levels, binarization and augmentation, for a person.
         split: Name of the split.
         checkpoint: What was evaluated.
     """
@@ -272,7 +278,5 @@ def evaluate_split(
         batch_size=batch_size,
         progress=progress(len(split)),
     )
-    levels = f"{checkpoint.info.num_levels} levels"
-    if data.binarization != "none":
-        levels += f", {data.binarization} binarization"
+    levels = describe_levels(data, checkpoint.info.num_levels)
     return Evaluation(likelihood, data.name, levels, split_name, checkpoint.where)

@@ -9,7 +9,7 @@ from torch import nn
 
 from raypixel.config import Frozen
 
-Schedule = Literal["constant", "linear", "cosine", "exponential"]
+Schedule = Literal["constant", "linear", "cosine", "exponential", "wsd"]
 
 
 class TrainingConfig(Frozen):
@@ -28,11 +28,14 @@ class TrainingConfig(Frozen):
     learning_rate: float = Field(1e-3, gt=0)
     """Learning rate after the warm-up."""
     schedule: Schedule = "constant"
-    """How the learning rate falls over the training; `exponential` uses `decay_rate`."""
+    """How the learning rate falls over the training; `exponential` uses `decay_rate`. `wsd` (warm-up, stable, decay): constant,
+    then linear to zero over the last `decay_share` of the steps."""
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the learning rate rises linearly from zero."""
     decay_rate: float = Field(1.0, gt=0, le=1)
     """Factor of each step under `exponential`."""
+    decay_share: float = Field(0.2, gt=0, le=1)
+    """Share of the steps, without the warm-up, at the end of a training over which `wsd` falls."""
     weight_decay: float = Field(0.0, ge=0)
     """Added to the gradient (rmsprop, adam) or decoupled (adamw); of weights only, not of biases, norms and initial states."""
     momentum: float = Field(0.0, ge=0, lt=1)
@@ -69,6 +72,7 @@ def learning_rate_at(config: TrainingConfig, step: int, total_steps: int) -> flo
         "linear": 1.0 - done,
         "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
         "exponential": config.decay_rate ** (step - config.warmup_steps),
+        "wsd": min(1.0, (1.0 - done) / config.decay_share),
     }[config.schedule]
     return config.learning_rate * factor
 

@@ -35,7 +35,16 @@ def test_exponential_multiplies_by_the_same_factor():
     assert learning_rate_at(paper, 138_629, 10**6) == pytest.approx(5e-4, rel=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "exponential"])
+def test_wsd_stays_and_falls_by_the_same_amount_over_its_last_share():
+    found = rates(schedule="wsd", decay_share=0.25)
+    assert found[:16] == [0.5] * 16
+    assert found[16:] == pytest.approx([0.5 * (20 - k) / 5 for k in range(16, 20)])
+    assert rates(schedule="wsd", decay_share=1.0) == pytest.approx(rates(schedule="linear"))
+    after_warmup = rates(schedule="wsd", decay_share=0.25, warmup_steps=4)[4:]
+    assert after_warmup == pytest.approx([0.5] * 13 + [0.5 * (16 - k) / 4 for k in range(13, 16)])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "exponential", "wsd"])
 def test_warmup_rises_linearly_and_the_schedule_starts_after_it(schedule):
     options = {"schedule": schedule, "decay_rate": 0.9}
     found = rates(warmup_steps=5, **options)
@@ -43,7 +52,7 @@ def test_warmup_rises_linearly_and_the_schedule_starts_after_it(schedule):
     assert found[5:] == pytest.approx(rates(total_steps=15, **options))
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "exponential"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "exponential", "wsd"])
 @pytest.mark.parametrize(("total_steps", "warmup_steps"), [(1, 0), (1, 1), (3, 3), (3, 10), (2, 1)])
 def test_short_trainings_have_rates_above_zero(schedule, total_steps, warmup_steps):
     for rate in rates(total_steps, schedule=schedule, warmup_steps=warmup_steps):

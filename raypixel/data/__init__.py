@@ -19,6 +19,7 @@ from raypixel.data.manifest import (
 from raypixel.data.options import (
     DataConfig,
     decide_residence,
+    describe_levels,
     describe_stream,
     num_levels_of,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "SplitInfo",
     "catalog",
     "decide_residence",
+    "describe_levels",
     "describe_stream",
     "ensure_prepared",
     "list_prepared",

@@ -20,10 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raypixel.data.levels import to_levels
+from raypixel.data.levels import draw_shifts, shifted, to_levels
 from raypixel.data.manifest import Manifest
 from raypixel.data.options import DataConfig
 from raypixel.data.splits import Split
+
+SHIFT_STREAM = 3
+"""Keeps the draws of a step's shifts apart from those of its levels."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,32 @@ class _Share:
         return self.config.binarization == "stochastic"
 
     def of(
-        self, window: Split, start: int, stop: int, *, generator: torch.Generator | None = None
+        self,
+        window: Split,
+        start: int,
+        stop: int,
+        *,
+        generator: torch.Generator | None = None,
+        shifts: Tensor | None = None,
     ) -> Batch:
-        """Take from the images `start` to `stop` of a window; `generator` is given where levels are drawn."""
+        """Take from the images `start` to `stop` of a window.
+
+        Args:
+            window: What they are taken from.
+            start: First image of the global batch.
+            stop: First image after it.
+            generator: Given where levels are drawn.
+            shifts: How far each image of the global batch moves, None for not at all; see `shifted`.
+        """
+        every = slice(self.rank, None, self.world_size)
         if generator is None:
             mine = window.take(start + self.rank, stop, self.world_size)
-            return Batch(mine.images, mine.class_labels, stop - start)
+            x = mine.images if shifts is None else shifted(mine.images, shifts[every])
+            return Batch(x, mine.class_labels, stop - start)
         # drawn for the whole batch on every worker, so that it does not depend on their number
-        whole, every = window.take(start, stop), slice(self.rank, None, self.world_size)
-        x = to_levels(whole.images, self.config, self.manifest, generator=generator)
+        whole = window.take(start, stop)
+        x = whole.images if shifts is None else shifted(whole.images, shifts)
+        x = to_levels(x, self.config, self.manifest, generator=generator)
         labels = None if whole.class_labels is None else whole.class_labels[every]
         return Batch(x[every], labels, stop - start)
 
@@ -113,10 +133,10 @@ class TrainBatches:
 
         Args:
             split: Train images, as `open_split` returns them.
-            config: Data options; stochastic binarization is drawn here.
+            config: Data options; stochastic binarization and shifts are drawn here.
             manifest: The prepared set.
             batch_size: Images of a global batch, over all workers.
-            seed: Seed of order and binarization.
+            seed: Seed of order, binarization and shifts.
             rank: This worker.
             world_size: Number of workers.
         """
@@ -138,7 +158,12 @@ class TrainBatches:
         def share(window: Split, start: int, stop: int) -> Batch:
             step = next(steps)
             drawn = step_generator(self.seed, epoch, step) if self._share.is_drawn else None
-            return self._share.of(window, start, stop, generator=drawn)
+            shifts = None
+            if self._share.config.augment == "shift":
+                shifts = draw_shifts(
+                    stop - start, step_generator(self.seed, epoch, step, SHIFT_STREAM)
+                )
+            return self._share.of(window, start, stop, generator=drawn, shifts=shifts)
 
         windows, skip = self._epochs.windows(epoch, start_step * self.batch_size)
         yield from _cut(windows, self.batch_size, share, skip=skip)

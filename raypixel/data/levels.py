@@ -48,6 +48,27 @@ def to_levels(
     return (x.to(torch.int32) * num_levels).div_(prepared, rounding_mode="floor").to(torch.uint8)
 
 
+def draw_shifts(num_images: int, generator: torch.Generator) -> Tensor:
+    """Draw how far images move down and right, (N, 2), int64, each -1, 0 or 1 with equal probability."""
+    return torch.randint(-1, 2, (num_images, 2), generator=generator)
+
+
+def shifted(x: Tensor, shifts: Tensor) -> Tensor:
+    """Move images by whole pixels; what is left free repeats the border.
+
+    Args:
+        x: Levels, (N, C, H, W).
+        shifts: How far each image moves down and right, (N, 2), int64.
+    """
+    height, width = x.shape[2:]
+    rows = (torch.arange(height) - shifts[:, :1]).clamp(
+        0, height - 1
+    )  # (N, H): where each comes from
+    columns = (torch.arange(width) - shifts[:, 1:]).clamp(0, width - 1)  # (N, W)
+    moved = x.gather(2, rows[:, None, :, None].expand(x.shape))
+    return moved.gather(3, columns[:, None, None, :].expand(x.shape))
+
+
 def fix_levels(split: Split, config: DataConfig, manifest: Manifest, *, split_name: str) -> Split:
     """Apply every option that does not change by epoch to a whole split.
 

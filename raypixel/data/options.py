@@ -48,6 +48,10 @@ class DataConfig(Frozen):
     num_levels: Annotated[int, Field(ge=2, le=256)] | None = None
     """Quantize to this many levels, floor(x * num_levels / K); `null` keeps the prepared ones."""
 
+    augment: Literal["none", "shift"] = "none"
+    """`shift`: move each train image by up to a pixel down or up and right or left, drawn anew every epoch; what is left free
+    repeats the border."""
+
     max_train_images: Annotated[int, Field(ge=1)] | None = None
     """Use only the first images of the train split."""
 
@@ -88,6 +92,21 @@ def num_levels_of(config: DataConfig, manifest: Manifest) -> int:
         rule = f"must be 'none' or 'fixed' for {manifest.name!r}, which has 2 levels"
         raise ConfigError(f"data.binarization {rule}, got {config.binarization!r}")
     return 2
+
+
+def describe_levels(config: DataConfig, num_levels: int) -> str:
+    """Return, for a person, what a likelihood depends on beside the data set's name.
+
+    Args:
+        config: The options.
+        num_levels: As `num_levels_of` returns it.
+    """
+    said = [f"{num_levels} levels"]
+    if config.binarization != "none":
+        said.append(f"{config.binarization} binarization")
+    if config.augment == "shift":
+        said.append("trained on shifted images")
+    return ", ".join(said)
 
 
 def decide_residence(

@@ -16,7 +16,7 @@ import torch
 
 from raypixel import storage
 from raypixel.config import load_yaml
-from raypixel.data import DataConfig, Manifest, num_levels_of
+from raypixel.data import DataConfig, Manifest, describe_levels, num_levels_of
 from raypixel.data.batches import ImageSource, images_as_evaluated
 from raypixel.data.splits import Split
 from raypixel.errors import CheckpointError, StorageError
@@ -117,12 +117,9 @@ def note_data(
     A set that is streamed is not read for a baseline: it gets only the one that follows from its levels.
     """
     num_levels = num_levels_of(data, manifest)
-    levels = f"{num_levels} levels"
-    if data.binarization != "none":
-        levels += f", {data.binarization} binarization"
     ledger.facts["data"] = {
         "name": data.name,
-        "levels": levels,
+        "levels": describe_levels(data, num_levels),
         "backend": data.backend,
         "image_shape": list(manifest.image_shape),
         "num_images": {name: len(split) for name, split in splits.items()},

@@ -4,7 +4,7 @@ import torch
 
 from raypixel.data import DataConfig, Manifest, Origin, load_manifest
 from raypixel.data.batches import EvalBatches, TrainBatches
-from raypixel.data.levels import to_levels
+from raypixel.data.levels import shifted, to_levels
 from raypixel.data.splits import Split, read_split
 
 NUM_IMAGES = 23
@@ -98,14 +98,14 @@ def test_every_image_comes_once_in_an_epoch_over_all_workers(world_size, batch_s
     assert sorted(labels) == list(range(NUM_IMAGES))
 
 
+@pytest.mark.parametrize("augment", ["none", "shift"])
 @pytest.mark.parametrize("binarization", ["none", "stochastic"])
 @pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_global_batches_do_not_depend_on_the_number_of_workers(world_size, binarization):
+def test_global_batches_do_not_depend_on_the_number_of_workers(world_size, binarization, augment):
+    options = {"binarization": binarization, "augment": augment}
     for epoch in (0, 1):
-        assert_equal(
-            whole_epoch(epoch, world_size, binarization=binarization),
-            whole_epoch(epoch, 1, binarization=binarization),
-        )
+        found = whole_epoch(epoch, world_size, **options)
+        assert_equal(found, whole_epoch(epoch, 1, **options))
 
 
 def test_shares_of_a_batch_differ_by_at_most_one_image_and_may_be_empty():
@@ -136,13 +136,14 @@ def test_order_differs_by_epoch_and_by_seed():
     assert len(orders) == 9
 
 
+@pytest.mark.parametrize("augment", ["none", "shift"])
 @pytest.mark.parametrize("binarization", ["none", "stochastic"])
 @pytest.mark.parametrize("world_size", [1, 3])
 @pytest.mark.parametrize("start_step", range(6))
 def test_resuming_at_any_step_gives_the_batches_that_were_left(
-    start_step, world_size, binarization
+    start_step, world_size, binarization, augment
 ):
-    options = {"binarization": binarization, "seed": 4}
+    options = {"binarization": binarization, "augment": augment, "seed": 4}
     expected = whole_epoch(1, world_size, **options)[start_step:]
     found = whole_epoch(1, world_size, start_step=start_step, **options)
     assert len(found) == 5 - start_step
@@ -174,6 +175,54 @@ def test_stochastic_binarization_is_one_with_the_level_as_probability():
     assert mean.tolist() == pytest.approx([0, 0.2, 128 / 255, 0.8, 1.0], abs=0.06)
     assert mean[0] == 0
     assert mean[4] == 1
+
+
+def moved(epoch: int, **options) -> list[set[int]]:
+    """For each image in the order of training: which of the nine shifts may have made what is trained on."""
+    every = torch.tensor([[down, right] for down in (-1, 0, 1) for right in (-1, 0, 1)])
+    found = []
+    for batch in train_batches(augment="shift", **options).epoch(epoch):
+        for x, label in zip(batch.x, batch.class_labels, strict=True):
+            nine = shifted(split().images[label].expand(9, -1, -1, -1), every)
+            found.append({n for n in range(9) if torch.equal(nine[n], x)})
+    return found
+
+
+def test_train_images_are_shifted_anew_in_each_epoch_and_by_each_seed():
+    drawn = [moved(epoch, seed=seed) for epoch, seed in ((0, 0), (1, 0), (0, 1))]
+    for shifts in drawn:
+        assert all(shifts)  # each image is one of its nine shifts
+    assert set().union(*(one for shifts in drawn for one in shifts if len(one) == 1)) == set(
+        range(9)
+    )
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        pairs = zip(drawn[first], drawn[second], strict=True)
+        assert sum(not a & b for a, b in pairs) > NUM_IMAGES / 2
+
+
+def test_shifts_leave_the_order_the_labels_and_the_evaluation_as_they_are():
+    plain, shifts = (list(train_batches(augment=a).epoch(3)) for a in ("none", "shift"))
+    for one, other in zip(plain, shifts, strict=True):
+        assert torch.equal(one.class_labels, other.class_labels)
+    for binarization in ("none", "stochastic"):
+        one, other = (
+            torch.cat([b.x for b in eval_batches(augment=a, binarization=binarization)])
+            for a in ("none", "shift")
+        )
+        assert torch.equal(one, other)
+
+
+def test_levels_are_drawn_after_the_shift():
+    images = torch.zeros((1, 1, 2, 3), dtype=torch.uint8)
+    images[..., 1] = 255  # certain either way
+    data = Split(images=images, class_labels=torch.zeros(1, dtype=torch.int64))
+    found = set()
+    for epoch in range(30):
+        options = {"data": data, "augment": "shift", "binarization": "stochastic"}
+        (batch,) = train_batches(**options).epoch(epoch)
+        found.add(tuple(batch.x[0, 0, 0].tolist()))
+        assert torch.equal(batch.x[0, 0, 0], batch.x[0, 0, 1])
+    assert found == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
 
 
 def test_batches_without_class_labels_have_none():

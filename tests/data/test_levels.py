@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from raypixel.data import DataConfig, Manifest, Origin, num_levels_of
-from raypixel.data.levels import fix_levels, to_levels
+from raypixel.data.levels import draw_shifts, fix_levels, shifted, to_levels
 from raypixel.data.splits import Split, read_split
 from raypixel.errors import ConfigError
 
@@ -168,3 +168,24 @@ def test_wrong_arguments_are_refused():
         to_levels(x.long(), config(), manifest(17))
     with pytest.raises(ValueError, match=r"generator must be given for a stochastic"):
         to_levels(x, config(binarization="stochastic"), manifest(17))
+
+
+def test_a_shift_moves_an_image_and_repeats_its_border():
+    x = torch.arange(6, dtype=torch.uint8).view(1, 1, 2, 3).repeat(4, 2, 1, 1)
+    x[:, 1] += 10  # both channels move alike
+    found = shifted(x, torch.tensor([[0, 0], [1, 0], [0, -1], [-1, 1]]))
+    expected = [
+        [[0, 1, 2], [3, 4, 5]],
+        [[0, 1, 2], [0, 1, 2]],
+        [[1, 2, 2], [4, 5, 5]],
+        [[3, 3, 4], [3, 3, 4]],
+    ]
+    assert found.dtype == torch.uint8
+    assert found[:, 0].tolist() == expected
+    assert torch.equal(found[:, 1], found[:, 0] + 10)
+
+
+def test_each_of_the_nine_shifts_is_as_likely():
+    drawn = draw_shifts(9_000, torch.Generator().manual_seed(0))
+    counts = torch.bincount((3 * drawn[:, 0] + drawn[:, 1] + 4), minlength=9)
+    assert counts.tolist() == pytest.approx([1_000] * 9, abs=120)  # four standard deviations

@@ -3,13 +3,20 @@ from pathlib import Path
 import pytest
 
 from raypixel.config import dump_yaml, parse, parse_yaml
-from raypixel.data import DataConfig
+from raypixel.data import DataConfig, describe_levels
 from raypixel.errors import ConfigError
 
 
 def test_yaml_round_trip_gives_an_equal_config():
     config = DataConfig(name="mnist", root=Path("elsewhere"), num_levels=4, max_train_images=7)
     assert parse(DataConfig, parse_yaml(dump_yaml(config), where="y"), where="y") == config
+
+
+def test_whatever_a_likelihood_depends_on_is_said():
+    assert describe_levels(DataConfig(name="mnist"), 256) == "256 levels"
+    drawn = DataConfig(name="mnist", binarization="stochastic", augment="shift")
+    text = "2 levels, stochastic binarization, trained on shifted images"
+    assert describe_levels(drawn, 2) == text
 
 
 def test_root_may_be_text():

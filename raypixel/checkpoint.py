@@ -27,14 +27,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raypixel.config import dump_yaml, load_yaml
+from raypixel.config import dump_yaml, load_yaml, parse_json
 from raypixel.errors import CheckpointError, ConfigError, RaypixelError
 from raypixel.models import PixelModel, build_model, validate_model_config
+from raypixel.models.size import num_parameters
 from raypixel.storage import Location, Remote
 
 FORMAT_VERSION = 2
 _READ_VERSIONS = (1, 2)
 INDEX = "checkpoint.json"
+_MOST_DIMS = 1 << 24
+"""Sub-pixels of an image: 2,000 by 2,000 in color and more. What claims to be larger is no image of anybody's."""
 _RENAMED = (
     (r"blocks\.(\d+)\.narrow\.0\.", r"stack.layers.\1.norm."),
     (r"blocks\.(\d+)\.narrow\.2\.", r"stack.layers.\1.narrow."),
@@ -107,17 +110,24 @@ class Checkpoint:
         """Rebuild the model with its weights, in evaluation mode.
 
         Raises:
-            CheckpointError: The weights do not fit the config.
+            CheckpointError: The weights do not fit the config, or are not finite.
         """
+        weights = self.weights()
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            raise CheckpointError(f"{self.path}: weights must be finite, got a NaN or an infinity")
+        facts: dict[str, Any] = {
+            "image_shape": self.info.image_shape,
+            "num_levels": self.info.num_levels,
+            "num_classes": self.info.num_classes,
+        }
         try:
-            model = build_model(
-                validate_model_config(self.info.experiment["model"]),
-                image_shape=self.info.image_shape,
-                num_levels=self.info.num_levels,
-                num_classes=self.info.num_classes,
-            )
-            model.load_state_dict(self.weights())
-        except (RuntimeError, ValueError, KeyError, ConfigError) as error:
+            config = validate_model_config(self.info.experiment["model"])
+            # before memory is taken: a config may claim any size; of one near that of the weights torch says more
+            most = 16 * sum(tensor.numel() for tensor in weights.values())
+            num_parameters(config, **facts, most=most)
+            model = build_model(config, **facts)
+            model.load_state_dict(weights)
+        except (RuntimeError, ValueError, KeyError, TypeError, ConfigError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"{self.path}: weights do not fit config.yaml: {reason}"
@@ -191,7 +201,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise CheckpointError(f"{path}: must be a checkpoint directory, got {_kind(path)}")
     try:
-        index = json.loads((path / INDEX).read_text())
+        index = parse_json((path / INDEX).read_text())
         version, is_ours = index["format_version"], index["format"] == "raypixel-checkpoint"
         entries = index["files"] if is_ours and version in _READ_VERSIONS else {}
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
@@ -208,19 +218,37 @@ def read_checkpoint(path: Path) -> Checkpoint:
         _check_file(path, name, files.get(name))
     try:
         config = load_yaml(path / "config.yaml")
-        channels, height, width = config["image_shape"]
-        info = ModelInfo(
-            config["experiment"],
-            (channels, height, width),
-            config["num_levels"],
-            config["num_classes"],
-        )
-        state = json.loads((path / "state.json").read_text())
+        info = _info(config)
+        state = parse_json((path / "state.json").read_text())
     except (KeyError, TypeError, ValueError, RaypixelError):
         raise CheckpointError(
             f"{path}: is damaged, config.yaml or state.json is not ours"
         ) from None
     return Checkpoint(path, info, state, format_version=version)
+
+
+def _info(config: Mapping[str, Any]) -> ModelInfo:
+    """Read config.yaml's content.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is not ours.
+    """
+    experiment = dict(config["experiment"])
+    channels, height, width = (_bounded(n, 1, 1 << 16) for n in config["image_shape"])
+    _bounded(channels * height * width, 1, _MOST_DIMS)
+    levels, classes = config["num_levels"], config["num_classes"]
+    return ModelInfo(
+        experiment,
+        (channels, height, width),
+        _bounded(levels, 2, 256),
+        _bounded(classes, 0, 1 << 20),
+    )
+
+
+def _bounded(value: Any, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(value)
+    return value
 
 
 def _renamed(name: str) -> str:

@@ -4,7 +4,8 @@ A text reads `<where> must <rule>, got <value>`. A library caller who breaks a d
 `ValueError`; a broken invariant of our own is an `assert`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -34,7 +35,7 @@ class CheckpointError(RaypixelError):
 
 
 class StorageError(RaypixelError):
-    """Report storage under `s3://` that does not answer, refuses, or lacks the bucket."""
+    """Report storage under `s3://` that does not answer, refuses, or lacks the bucket, or a disk that is full or read-only."""
 
 
 class TrainingError(RaypixelError):
@@ -45,7 +46,18 @@ class ServingError(RaypixelError):
     """Report a service that cannot start, or a request that it cannot take."""
 
 
+@contextmanager
+def written(path: object, kind: type[RaypixelError] = RaypixelError) -> Iterator[None]:
+    """Say in one line that a path cannot be written, where the body finds the disk full, read-only or not there."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `", did you mean 'x'?"` for the closest known word, or an empty string."""
+    if len(word) > 100:  # comparing takes the longer, and it is no slip
+        return ""
     close = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""

@@ -4,12 +4,12 @@ A packaged recipe is named (`mnist_pixelcnn`); anything with a slash or ending i
 another with `base: NAME_OR_PATH` and say only what differs.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from raypixel.config import Frozen, apply_overrides, load_yaml, parse, parse_yaml
@@ -22,8 +22,12 @@ from raypixel.models import (
     model_classes,
     validate_model_config,
 )
+from raypixel.models.size import num_parameters
 from raypixel.optimization import TrainingConfig
 from raypixel.recipes import recipe_text
+
+_BYTES_PER_PARAMETER = 12
+"""At least, while it is trained: its value, its gradient and a moment of the optimizer."""
 
 
 def _num_workers(value: Any) -> Any:
@@ -103,7 +107,13 @@ def relevant_options(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def build_experiment_model(config: ExperimentConfig, manifest: Manifest) -> PixelModel:
-    """Build the untrained model of an experiment for a prepared data set; see `build_model`."""
+    """Build the untrained model of an experiment for a prepared data set; see `build_model`.
+
+    Raises:
+        ConfigError: The options do not fit the images, or this machine has no memory to train it.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    check_model(config, manifest, most=memory // _BYTES_PER_PARAMETER)
     return build_model(
         config.model,
         image_shape=manifest.image_shape,
@@ -112,19 +122,19 @@ def build_experiment_model(config: ExperimentConfig, manifest: Manifest) -> Pixe
     )
 
 
-def check_model(config: ExperimentConfig, manifest: Manifest) -> None:
-    """Build the model of an experiment to see that it can be built, without memory for its weights.
+def check_model(config: ExperimentConfig, manifest: Manifest, *, most: int | None = None) -> int:
+    """Return how many parameters an experiment's model has, without memory for its weights.
 
     Raises:
-        ConfigError: The options do not fit the images.
+        ConfigError: The options do not fit the images, or it has more than `most`.
     """
-    try:
-        with torch.device("meta"):
-            build_experiment_model(config, manifest)
-    except (
-        RuntimeError
-    ):  # an architecture from outside may read values of its tensors, of which there are none
-        build_experiment_model(config, manifest)
+    return num_parameters(
+        config.model,
+        image_shape=manifest.image_shape,
+        num_levels=num_levels_of(config.data, manifest),
+        num_classes=manifest.num_classes,
+        most=most,
+    )
 
 
 def load_experiment(

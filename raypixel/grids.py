@@ -1,6 +1,7 @@
 """Images as picture files: the value that a level is drawn as, one image, a grid of many."""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raypixel.errors import RaypixelError
+from raypixel.errors import RaypixelError, written
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -98,19 +99,22 @@ def save_image(image: "Image", path: Path) -> None:
         RaypixelError: The ending is unknown or the file cannot be written.
     """
     check_picture_path(path)
-    with writing(path):
-        image.save(path)
+    with writing(path) as whole:
+        image.save(whole)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Make the folder of a file that a block writes.
+def writing(path: Path) -> Iterator[Path]:
+    """Make the folder of a file, and give the name under which a block writes it; it appears complete or not at all.
 
     Raises:
         RaypixelError: The file cannot be written.
     """
-    try:
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the ending says the format
+    with written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise RaypixelError(f"{path}: cannot be written ({error.strerror or error})") from None
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -95,5 +95,5 @@ def save_figure(figure: "Figure", path: Path) -> None:
     Raises:
         RaypixelError: The file cannot be written.
     """
-    with writing(path):
-        figure.savefig(path, dpi=DOTS_PER_INCH)
+    with writing(path) as whole:
+        figure.savefig(whole, dpi=DOTS_PER_INCH)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from raypixel.errors import RaypixelError
+from raypixel.errors import RaypixelError, written
 from raypixel.grids import check_picture_path, image_grid, plain_picture, save_image, writing
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def save_arrays(path: Path, **arrays: Tensor) -> None:
         RaypixelError: The path cannot be written.
     """
     contents: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
-    with writing(path):
-        np.savez_compressed(path, **contents)
+    with writing(path) as whole:
+        np.savez_compressed(whole, **contents)
 
 
 class Animation:
@@ -116,7 +116,8 @@ class Animation:
         self._path = path
         self._waiting: Image | None = None
         self._shown: Image | None = None
-        with writing(path):
+        with written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("wb")
 
     def __enter__(self) -> "Animation":
@@ -150,6 +151,6 @@ class Animation:
         part, is_gray = picture.crop(box), picture.mode == "L"
         part = part if is_gray else part.quantize(256)
         blocks += getdata(part, box[:2], duration=duration, include_color_table=not is_gray)
-        with writing(self._path):
+        with written(self._path):
             self._file.writelines(blocks)
         self._shown = picture

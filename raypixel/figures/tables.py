@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from raypixel.config import parse_json
 from raypixel.sweeps.ledger import Ledger
 from raypixel.sweeps.ranking import DIGITS, RankedConfiguration, Spread, rank
 from raypixel.units import duration
@@ -193,7 +194,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError:
             break
     return rows

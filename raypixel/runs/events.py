@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from raypixel import storage
-from raypixel.errors import StorageError
+from raypixel.config import parse_json
+from raypixel.errors import CheckpointError, StorageError, written
 from raypixel.runs.background import Background
 from raypixel.storage import Remote
 
@@ -64,9 +67,13 @@ class Event:
         return json.dumps({name: value for name, value in values.items() if value}) + "\n"
 
 
+_EVENT = TypeAdapter(Event)
+
+
 def append_event(folder: Path, event: Event) -> None:
     """Add a line to the file of a run's folder."""
-    with (folder / FILE_NAME).open("a") as file:
+    path = folder / FILE_NAME
+    with written(path, StorageError), path.open("a") as file:
         file.write(event.to_line())
 
 
@@ -78,7 +85,11 @@ def drop_half_line(folder: Path) -> None:
 
 
 def read_events(folder: Path, position: int = 0) -> tuple[list[Event], int]:
-    """Return the events after a position of the file, and the position behind them; a half-written line is left for later."""
+    """Return the events after a position of the file, and the position behind them; a half-written line is left for later.
+
+    Raises:
+        CheckpointError: A line is not ours.
+    """
     try:
         with (folder / FILE_NAME).open("rb") as file:
             file.seek(position)
@@ -86,8 +97,11 @@ def read_events(folder: Path, position: int = 0) -> tuple[list[Event], int]:
     except FileNotFoundError:
         return [], position
     whole = new[: new.rfind(b"\n") + 1]
-    lines: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
-    return [Event(**line) for line in lines], position + len(whole)
+    try:
+        events = [_EVENT.validate_python(parse_json(line)) for line in whole.splitlines()]
+    except ValueError:
+        raise CheckpointError(f"{folder / FILE_NAME}: is damaged and cannot be read") from None
+    return events, position + len(whole)
 
 
 def num_bytes(folder: Path) -> int:
@@ -116,7 +130,8 @@ def put_events(folder: Path, place: Remote, sent: int | None) -> int:
     """
     if sent is None:
         pieces = storage.list_files(place / PIECES)
-        sent = max((int(name) + size for name, size in pieces.items()), default=0)
+        ours = {int(name): size for name, size in pieces.items() if name.isdecimal()}
+        sent = max((begin + size for begin, size in ours.items()), default=0)
     if num_bytes(folder) <= sent:
         return sent
     with (folder / FILE_NAME).open("rb") as file:

@@ -12,6 +12,7 @@ must not be.
 
 import hashlib
 import json
+import re
 import shutil
 import time
 import uuid
@@ -22,6 +23,7 @@ from pathlib import Path
 from raypixel import storage
 from raypixel.checkpoint import INDEX as CHECKPOINT_INDEX
 from raypixel.checkpoint import CheckpointStore, read_checkpoint
+from raypixel.config import parse_json
 from raypixel.errors import CheckpointError
 from raypixel.runs.events import FILE_NAME as EVENTS
 from raypixel.runs.events import fetch_events
@@ -31,6 +33,7 @@ READERS, WRITER, FOLLOWER = "runs", "work", "follow"
 FILES = ("experiment.yaml", "run.json", "metrics.jsonl", "samples.png")
 FORMAT_VERSION = 1
 _INDEX = "index.json"
+_NAME, _FOLDER = re.compile(r"step-\d+"), re.compile(r"step-\d+\.[0-9a-f]{8}")
 _ATTEMPTS = 4
 _SECONDS_KEPT = 3600.0
 
@@ -60,12 +63,22 @@ def read_index(place: Remote) -> Index | None:
     if content is None:
         return None
     try:
-        found = json.loads(content)
+        found = parse_json(content)
         index = Index(dict(found["folders"]), found["best"], found["last"])
-        is_ours = found["format_version"] == FORMAT_VERSION
-    except (ValueError, KeyError, TypeError):
+        is_whole = index.best in index.folders and index.last in index.folders
+        is_ours = (
+            is_whole
+            and found["format_version"] == FORMAT_VERSION
+            and all(
+                _NAME.fullmatch(name)
+                and folder.startswith(f"{name}.")
+                and _FOLDER.fullmatch(folder)
+                for name, folder in index.folders.items()
+            )
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
         is_ours = False
-    if not is_ours or not {index.best, index.last} <= index.folders.keys():
+    if not is_ours:
         raise CheckpointError(f"{place}: is damaged, checkpoints/{_INDEX} cannot be read")
     return index
 
@@ -138,8 +151,8 @@ def fetch_run(
 def _is_of(identity: bytes, copy: Path) -> bool:
     """Return whether a copy is of the run of this run.json, of which only the id stays when it is resumed."""
     try:
-        own = json.loads((copy / "run.json").read_bytes())
-        return bool(json.loads(identity)["id"] == own["id"])
+        own = parse_json((copy / "run.json").read_bytes())
+        return bool(parse_json(identity)["id"] == own["id"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

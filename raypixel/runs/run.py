@@ -11,6 +11,7 @@ ray/                   what Ray Train leaves there while it runs
 
 import fcntl
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +21,9 @@ from typing import Any, Self
 
 from raypixel import storage
 from raypixel.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
-from raypixel.config import dump_yaml, flatten, load_yaml
+from raypixel.config import dump_yaml, flatten, load_yaml, parse_json
 from raypixel.data import Manifest, decide_residence
-from raypixel.errors import CheckpointError
+from raypixel.errors import CheckpointError, StorageError, written
 from raypixel.experiment import ExperimentConfig, parse_experiment, relevant_options
 from raypixel.runs import remote
 from raypixel.runs.events import FILE_NAME as EVENTS
@@ -140,7 +141,8 @@ class Run:
                         f"{self.folder}: must be resumed with the same images, {config.data.name} "
                         f"under {config.data.root} was prepared anew from others"
                     )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with written(self.folder, StorageError):
+            self.folder.mkdir(parents=True, exist_ok=True)
         if before is None:  # what an earlier attempt told is not of this run
             (self.folder / EVENTS).unlink(missing_ok=True)
             storage.remove(self.home / PIECES)
@@ -172,7 +174,7 @@ class Run:
             CheckpointError: It cannot be read.
         """
         try:
-            identity = json.loads((self.folder / "run.json").read_text())
+            identity = parse_json((self.folder / "run.json").read_text())
             return {**identity, "id": str(identity["id"]), "data": str(identity["data"])}
         except (OSError, ValueError, KeyError, TypeError):
             raise CheckpointError(f"{self.folder}: is damaged, run.json cannot be read") from None
@@ -246,13 +248,18 @@ def claim(place: Location) -> Iterator[None]:
         with lease(place):
             yield
         return
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / LOCK).open("w") as file:
+    with written(place / LOCK, StorageError):
+        place.mkdir(parents=True, exist_ok=True)
+        # a link is not followed, and what is there is not emptied
+        file = os.open(place / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CheckpointError(f"{place}: is being trained by another process") from None
         yield
+    finally:
+        os.close(file)
 
 
 def find_checkpoint(place: str | Location) -> Checkpoint:
@@ -277,10 +284,18 @@ def find_checkpoint(place: str | Location) -> Checkpoint:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file; a reader sees the old one or the new one."""
+    """Replace a file; a reader sees the old one or the new one, also after the machine has died.
+
+    Raises:
+        StorageError: The disk is full or read-only.
+    """
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with written(path, StorageError):
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
 
 def differences(before: ExperimentConfig, after: ExperimentConfig, where: object) -> list[str]:

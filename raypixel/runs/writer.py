@@ -17,7 +17,8 @@ from pathlib import Path
 
 from raypixel import storage
 from raypixel.checkpoint import CheckpointStore
-from raypixel.errors import StorageError
+from raypixel.config import parse_json
+from raypixel.errors import StorageError, written
 from raypixel.runs import remote
 from raypixel.runs.background import Background
 from raypixel.runs.events import (
@@ -235,7 +236,8 @@ class RunWriter:
 
     def append_metrics(self, line: dict[str, float]) -> None:
         """Add an epoch to metrics.jsonl, flushed to the disk."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        path = self.folder / "metrics.jsonl"
+        with written(path, StorageError), path.open("a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -248,9 +250,9 @@ class RunWriter:
         kept = []
         for line in path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                if parse_json(line)["step"] <= step:
                     kept.append(line + "\n")
-            except ValueError:
+            except (ValueError, KeyError, TypeError):
                 break
         write_whole(path, "".join(kept))
 

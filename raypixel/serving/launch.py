@@ -112,9 +112,9 @@ def check(launch: Launch, *, is_local: bool, environment: Mapping[str, str]) -> 
     choose_device(launch.settings.device)
     for source in launch.settings.models.values():
         if source.startswith("models:/"):
-            fetch_registered(source)  # the replicas find it there
+            find_checkpoint(fetch_registered(source)).load_model()  # the replicas find it there
         else:
-            find_checkpoint(source)
+            find_checkpoint(source).load_model()
     _check_port(launch.host, launch.port)
     return keys
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from raypixel.errors import StorageError
 from raypixel.storage.connection import connect, problem
-from raypixel.storage.places import Location, Remote, absolute, location
+from raypixel.storage.places import Location, Remote, absolute, inside, location
 
 _CHUNK = 8 << 20
 _ATTEMPTS = 10
@@ -122,7 +122,7 @@ def list_files(remote: Location) -> dict[str, int]:
     """Return the size of every object or file below a place, by its name from there.
 
     Raises:
-        StorageError: The bucket is not there; storage does not answer or refuses.
+        StorageError: The bucket is not there; storage does not answer or refuses; a name leads out of the place.
     """
     from pyarrow import fs
 
@@ -137,7 +137,10 @@ def list_files(remote: Location) -> dict[str, int]:
     if not found:
         check_bucket(remote)
     start = len(remote.key) + 1
-    return {info.path[start:]: info.size for info in found if info.is_file}
+    sizes = {info.path[start:]: info.size for info in found if info.is_file}
+    for name in sizes:
+        inside(remote, name)
+    return sizes
 
 
 def find(place: Location, pattern: str) -> list[str]:

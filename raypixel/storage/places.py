@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath, PurePosixPath
 
-from raypixel.errors import ConfigError, RaypixelError
+from raypixel.errors import ConfigError, RaypixelError, StorageError
 from raypixel.storage.connection import endpoint
 
 
@@ -51,6 +51,19 @@ def location(text: str | PurePath) -> Location:
     if scheme[1] != "s3" or len(remote.parts) < 2 or ".." in remote.parts:
         raise ConfigError(f"a location must be a path or s3://BUCKET/NAME, got {str(text)!r}")
     return remote
+
+
+def inside(place: Location, name: object) -> Location:
+    """Return what a name that comes from outside, such as an object's key, names below a place.
+
+    Raises:
+        StorageError: It is no name, or leads out of the place.
+    """
+    is_name = isinstance(name, str) and name != "" and "\0" not in name
+    parts = PurePosixPath(str(name)).parts
+    if not is_name or not parts or parts[0] == "/" or ".." in parts:
+        raise StorageError(f"{place}: must hold names inside it, got {name!r}")
+    return place / str(name)
 
 
 def absolute(place: Location) -> Location:

@@ -6,6 +6,7 @@ import torch
 
 from raypixel.data import Manifest, num_levels_of
 from raypixel.data.batches import Batch
+from raypixel.errors import ConfigError
 from raypixel.evaluation import batch_nll_nats
 from raypixel.experiment import ExperimentConfig, build_experiment_model
 from raypixel.models import PixelModel
@@ -20,7 +21,7 @@ MAX_EXAMPLES = 8
 def estimate_costs(sweep: Sweep) -> dict[str, float]:
     """Return the seconds of training of each trial on one core like this one, by label; validation is left out.
 
-    Trials on images that are not prepared yet, and of a size not known, are left out.
+    Trials on images that are not prepared yet, and of a size not known, are left out, and models too large for this machine.
     """
     known: dict[str, float] = {}
     costs: dict[str, float] = {}
@@ -30,7 +31,12 @@ def estimate_costs(sweep: Sweep) -> dict[str, float]:
             continue
         key = repr((trial.config.model, trial.config.training.precision))
         if key not in known:
-            known[key] = seconds_per_image(trial.config, manifest)
+            try:
+                known[key] = seconds_per_image(trial.config, manifest)
+            except (
+                ConfigError
+            ):  # too large for this machine, which need not be the one that trains it
+                continue
         costs[trial.label] = known[key] * num_images(trial.config, manifest)
     return costs
 

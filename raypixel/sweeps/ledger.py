@@ -8,9 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Annotated, Any, Literal, TypeGuard
 
+from pydantic import Field, TypeAdapter
+
+from raypixel.config import parse_json
 from raypixel.errors import CheckpointError
+from raypixel.runs.run import write_whole
 from raypixel.storage import Location
 
 FILE_NAME = "trials.json"
@@ -51,7 +55,7 @@ class TrialEntry:
     configuration: str
     parameters: dict[str, Any]
     seed: int
-    run_folder: str
+    run_folder: Annotated[str, Field(pattern=r"^trials/[A-Za-z0-9_=-][A-Za-z0-9._=-]*$")]
     status: Status = "running"
     error: str | None = None
     stopped_by: str | None = None
@@ -75,6 +79,9 @@ class TrialEntry:
         """Return the sweep's metric, None if it failed or has no epoch yet."""
         known = {"val/bits_per_dim": self.val_bits_per_dim, "val/nll_nats": self.val_nll_nats}
         return None if self.status == "failed" else known[metric]
+
+
+_ENTRIES = TypeAdapter(list[TrialEntry])
 
 
 def _ignore() -> None:
@@ -108,10 +115,7 @@ class Ledger:
         """Replace the file."""
         trials = [_public(entry) for entry in self.entries.values()]
         contents = {"format_version": FORMAT_VERSION, **self.facts, "trials": trials}
-        path = self.folder / FILE_NAME
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(contents, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(self.folder / FILE_NAME, json.dumps(contents, indent=1))
         self._written_at, self._is_due = time.monotonic(), False
         self.written()
 
@@ -133,7 +137,7 @@ def read_ledger(folder: Path) -> Ledger:
     """
     path = folder / FILE_NAME
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder}: must be a sweep's folder, got none of {FILE_NAME}"
@@ -143,8 +147,11 @@ def read_ledger(folder: Path) -> Ledger:
     if not _is_ours(contents):
         raise CheckpointError(f"{path}: is not of this version of raypixel")
     del contents["format_version"]
-    trials = contents.pop("trials")
-    return Ledger(folder, contents, {trial["name"]: TrialEntry(**trial) for trial in trials})
+    try:
+        trials = _ENTRIES.validate_python(contents.pop("trials"))
+    except ValueError:
+        raise CheckpointError(f"{path}: is damaged, a trial is not ours") from None
+    return Ledger(folder, contents, {entry.name: entry for entry in trials})
 
 
 def _is_ours(contents: object) -> TypeGuard[dict[str, Any]]:
@@ -153,9 +160,7 @@ def _is_ours(contents: object) -> TypeGuard[dict[str, Any]]:
     fields = set(TrialEntry.__dataclass_fields__)
     trials = contents.get("trials")
     return isinstance(trials, list) and all(
-        isinstance(trial, Mapping)
-        and fields - LATER_KEYS <= set(trial) <= fields
-        and trial["status"] in get_args(Status)
+        isinstance(trial, Mapping) and fields - LATER_KEYS <= set(trial) <= fields
         for trial in trials
     )
 

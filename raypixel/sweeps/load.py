@@ -11,7 +11,7 @@ from typing import Any
 from raypixel.config import load_yaml, parse
 from raypixel.data import DataConfig, Manifest, Origin, SplitInfo, catalog, load_manifest
 from raypixel.errors import ConfigError, DataError, RaypixelError, did_you_mean
-from raypixel.experiment import build_experiment_model, load_experiment_mapping, override
+from raypixel.experiment import check_model, load_experiment_mapping, override
 from raypixel.models import model_classes
 from raypixel.optimization import TrainingConfig
 from raypixel.sweeps.constraints import Constraint
@@ -221,8 +221,7 @@ def _build_all(trials: Iterable[Trial], problems: _Problems) -> dict[str, int]:
                 manifest = expected_manifest(trial.config.data)
                 if manifest is None:
                     continue
-                model = build_experiment_model(trial.config, manifest)
-                known[key] = sum(parameter.numel() for parameter in model.parameters())
+                known[key] = check_model(trial.config, manifest)
             sizes[trial.label] = known[key]
         except RaypixelError as error:
             for problem in error.problems:

@@ -6,6 +6,7 @@ of the images of `val_data`, which is our test split; val are the last train ima
 """
 
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,13 @@ from raypixel.errors import DataError
 NUM_CLASSES = 1000
 _NUM_VAL = 10_000
 _BATCH_BYTES = 8 << 20
+_MOST_IMAGES = 1 << 21
+"""Of a file; all of ImageNet has 1.3 million. What a header claims is believed no further."""
+_BAD_BYTES = (
+    OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, OverflowError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What zipfile and NumPy raise at files that are none of theirs."""
 _TRAIN = re.compile(r"train_data_batch_(\d+)(\.npz)?")
 
 
@@ -123,6 +131,8 @@ def _count(path: Path, size: int) -> int:
         raise DataError(
             f"{path}: data must be (N, {num_dims}) uint8 for {size}x{size} images, {got}"
         )
+    if shape[0] > _MOST_IMAGES:
+        raise DataError(f"{path}: data must have at most {_MOST_IMAGES:,} images, got {shape[0]:,}")
     labels = _labels(path)
     if labels.shape != shape[:1]:
         raise DataError(f"{path}: labels must be one for each image, got {labels.shape}")
@@ -134,8 +144,11 @@ def _count(path: Path, size: int) -> int:
 
 def _labels(path: Path) -> np.ndarray:
     with _member(path, "labels.npy") as file:
-        labels = np.lib.format.read_array(file, allow_pickle=False)
-        return labels.astype(np.int64) - 1
+        shape, _, dtype = _header(file)
+        if len(shape) != 1 or shape[0] > _MOST_IMAGES or dtype.kind not in "iu":
+            raise ValueError(f"labels of {shape} {dtype}")
+        content = file.read(shape[0] * dtype.itemsize)
+        return np.frombuffer(content, dtype, count=shape[0]).astype(np.int64) - 1
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -160,6 +173,6 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(name) as file:
             yield file
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _BAD_BYTES as error:
         got = " ".join(str(error).split())
         raise DataError(f"{path}: must be an npz file of `data` and `labels`, got {got}") from None

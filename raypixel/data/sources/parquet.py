@@ -5,7 +5,6 @@ parquet is read front to back; splits that it lacks are carved by a permutation.
 schema's metadata, plain integers, or texts.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from raypixel.config import parse_json
 from raypixel.data.sources.decoding import Look, agree, decode_all, look
 from raypixel.data.sources.own_images import DivideFn, divide, split_of_file
 from raypixel.data.sources.raw import RawBatch, RawSet, RawSplit
@@ -223,7 +223,7 @@ def class_names_of(schema: Any, column: str | None) -> tuple[str, ...]:
     if column is None or text is None:
         return ()
     try:
-        feature = json.loads(text)["info"]["features"][column]
+        feature = parse_json(text)["info"]["features"][column]
     except (ValueError, KeyError, TypeError):
         return ()  # foreign metadata: the labels themselves decide
     names = feature.get("names") if isinstance(feature, dict) else None

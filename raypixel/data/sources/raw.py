@@ -1,6 +1,7 @@
 """What a source gives: images in batches, by split, not yet written anywhere; and its files: read, found, fingerprinted."""
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ RawBatch = tuple[np.ndarray, np.ndarray | None]
 """Levels (N, C, H, W), uint8, and class labels (N,), int64, or None."""
 
 _BATCH_IMAGES = 4096
+_MOST_UNPACKED = 256 << 20
+"""The largest of the published files, text, has 79 MB."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,13 @@ def read_maybe_gzipped(path: Path) -> bytes:
     if path.suffix != ".gz":
         return packed
     try:
-        return gzip.decompress(packed)
+        with gzip.open(io.BytesIO(packed)) as file:
+            content = file.read(_MOST_UNPACKED + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: must be a whole gzip file, got {error}") from None
+    if len(content) > _MOST_UNPACKED:
+        raise DataError(f"{path}: must have at most {_MOST_UNPACKED:,} bytes unpacked, got more")
+    return content
 
 
 def find_one(source: Path, folders: tuple[str, ...], stem: str) -> Path:

@@ -58,8 +58,10 @@ def register_model(
         uri: MLflow tracking URI; MLFLOW_TRACKING_URI or `mlflow.db` in the working folder by default.
 
     Raises:
+        CheckpointError: Its weights do not fit its config, or are not finite.
         TrackingError: The name or the alias cannot be one, or the store cannot be opened or refuses.
     """
+    checkpoint.load_model()  # nobody finds out only when it is served
     if not _NAME.fullmatch(name):
         raise TrackingError(f"model name must have no '/', ':' or '@', got {name!r}")
     if alias is not None and not _ALIAS.fullmatch(alias):

@@ -1,7 +1,7 @@
 """Exact likelihood of a model over a data set, or of a checkpoint over its own: nats and counts are summed, then divided once."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,6 @@ from raypixel.storage import Location
 from raypixel.units import Likelihood
 
 
-@torch.no_grad()
 def evaluate(
     model: PixelModel,
     batches: Iterable[Batch],
@@ -49,19 +48,46 @@ def evaluate(
     Returns:
         Sums and counts; `bits_per_dim` and `nats_per_image` are its properties.
     """
+    total = Likelihood(0.0, 0.0, 0, math.prod(model.image_shape))
+    for nats in each_nats(model, batches, device=device, precision=precision, progress=progress):
+        total += likelihood_of(nats, total.num_dims)
+    return total
+
+
+@torch.no_grad()
+def each_nats(
+    model: PixelModel,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    precision: str = "float32",
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Tensor]:
+    """Yield the nats of each image, (n,) float64, batch by batch; see `evaluate`."""
     was_training = model.training
     model.eval()
-    num_dims = math.prod(model.image_shape)
-    total = Likelihood(0.0, 0.0, 0, num_dims)
     try:
         for batch in batches:
             nats = batch_nll_nats(model, batch, device=device, precision=precision)
-            total += Likelihood(float(nats.sum()), float(nats.square().sum()), len(nats), num_dims)
+            yield nats
             if progress:
                 progress(len(nats))
     finally:
         model.train(was_training)
-    return total
+
+
+def likelihood_of(nats: Tensor, num_dims: int) -> Likelihood:
+    """Sum the nats of images, (n,) float64."""
+    return Likelihood(float(nats.sum()), float(nats.square().sum()), len(nats), num_dims)
+
+
+def mixture_nats(nats: Tensor) -> Tensor:
+    """Return the nats of images under an equal mixture of models, (N,), from those under each, (models, N).
+
+    The mixture has p(x) = mean over models of p(x | model); in nats that is taken as a log of a sum of exponentials, because
+    exp(-80) of some models may be nothing beside exp(-70) of others.
+    """
+    return math.log(len(nats)) - torch.logsumexp(-nats, dim=0)
 
 
 def batch_nll_nats(
@@ -161,7 +187,23 @@ def evaluate_checkpoint(
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Likelihood:
-    """Sum the likelihood of a split under a checkpoint, in float32 whatever it was trained in.
+    """Sum the likelihood of a split under a checkpoint; see `checkpoint_nats`."""
+    nats = checkpoint_nats(
+        checkpoint, split, manifest, device=device, batch_size=batch_size, progress=progress
+    )
+    return likelihood_of(nats, manifest.num_dims)
+
+
+def checkpoint_nats(
+    checkpoint: Checkpoint,
+    split: ImageSource,
+    manifest: Manifest,
+    *,
+    device: torch.device,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return the nats of each image of a split under a checkpoint, (N,), in float32 whatever it was trained in.
 
     Args:
         checkpoint: What to evaluate.
@@ -174,7 +216,9 @@ def evaluate_checkpoint(
     config = parse_experiment(checkpoint.info.experiment, where=str(checkpoint.where))
     size = batch_size or config.training.eval_batch_size
     batches = EvalBatches(split, config.data, manifest, batch_size=size)
-    return evaluate(checkpoint.load_model(device), batches, device=device, progress=progress)
+    model = checkpoint.load_model(device)
+    parts = list(each_nats(model, batches, device=device, progress=progress))
+    return torch.cat(parts).cpu() if parts else torch.zeros(0, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -186,14 +230,14 @@ class Evaluation:
         data_name: Name of the data set.
         levels: Levels, binarization and augmentation, for a person.
         split: Name of the split.
-        checkpoint: What was evaluated.
+        checkpoint: What was evaluated; None for a mixture.
     """
 
     likelihood: Likelihood
     data_name: str
     levels: str
     split: str
-    checkpoint: Location
+    checkpoint: Location | None
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -205,7 +249,7 @@ class Evaluation:
             "bits_per_dim": self.likelihood.bits_per_dim,
             "nll_nats": self.likelihood.nats_per_image,
             "standard_error_nats": self.likelihood.standard_error_nats,
-            "checkpoint": str(self.checkpoint),
+            "checkpoint": "mixture" if self.checkpoint is None else str(self.checkpoint),
         }
 
 
@@ -244,39 +288,67 @@ def open_data(checkpoint: Checkpoint, *, root: Location | None) -> tuple[DataCon
     return data, manifest
 
 
-def evaluate_split(
-    checkpoint: Checkpoint,
+def evaluate_splits(
+    checkpoints: Sequence[Checkpoint],
     split_name: str,
     *,
     root: Location | None,
     device_name: str,
     batch_size: int | None = None,
     progress: Callable[[int], Callable[[int], None]],
-) -> Evaluation:
-    """Score a split of the data set that a checkpoint was trained on.
+) -> tuple[Evaluation, ...]:
+    """Score a split of the data set that checkpoints were trained on.
 
     Args:
-        checkpoint: What to evaluate.
+        checkpoints: What to evaluate; all of one data set, read in the same way.
         split_name: "train", "val" or "test".
-        root: Folder of prepared data sets; None for the one used in training.
+        root: Folder of prepared data sets; None for the one used in training of the first.
         device_name: "auto", "cpu" or "cuda".
-        batch_size: Images at a time; the training's `eval_batch_size` by default.
-        progress: Given the number of images, returns what is told of increments.
+        batch_size: Images at a time; that of the training by default.
+        progress: Given the number of images to come, returns what is told of increments.
+
+    Returns:
+        One for each checkpoint and, of several, one for their equal mixture.
 
     Raises:
         DataError: The data set is not prepared.
-        CheckpointError: Its images do not fit the model.
+        CheckpointError: Its images do not fit a model, or a model's data is not that of the first.
     """
-    data, manifest = open_data(checkpoint, root=root)
+    levels = [_same_data(checkpoints[0], checkpoint) for checkpoint in checkpoints]
+    data, manifest = open_data(checkpoints[0], root=root)
     data = decide_residence(data, manifest)
     split = open_source(data, manifest, split_name)
-    likelihood = evaluate_checkpoint(
-        checkpoint,
-        split,
-        manifest,
-        device=choose_device(device_name),
-        batch_size=batch_size,
-        progress=progress(len(split)),
+    device, told = choose_device(device_name), progress(len(split) * len(checkpoints))
+    nats = [
+        checkpoint_nats(c, split, manifest, device=device, batch_size=batch_size, progress=told)
+        for c in checkpoints
+    ]
+    places: list[Location | None] = [checkpoint.where for checkpoint in checkpoints]
+    if len(nats) > 1:
+        nats.append(mixture_nats(torch.stack(nats)))
+        levels.append("; ".join(dict.fromkeys(levels)))
+        places.append(None)
+    return tuple(
+        Evaluation(likelihood_of(each, manifest.num_dims), data.name, of, split_name, place)
+        for each, of, place in zip(nats, levels, places, strict=True)
     )
-    levels = describe_levels(data, checkpoint.info.num_levels)
-    return Evaluation(likelihood, data.name, levels, split_name, checkpoint.where)
+
+
+def _same_data(first: Checkpoint, other: Checkpoint) -> str:
+    """Check that a checkpoint's images are those of the first one, and describe them."""
+    ours, theirs = (
+        parse_experiment(c.info.experiment, where=str(c.where)).data for c in (first, other)
+    )
+    names = ("name", "binarization", "binarization_seed", "num_levels", "max_eval_images")
+    problems = [
+        f"{other.where}: data.{name} must be {getattr(ours, name)!r} as of {first.where}, "
+        f"got {getattr(theirs, name)!r}"
+        for name in names
+        if getattr(ours, name) != getattr(theirs, name)
+    ]
+    if not problems and other.info.image_shape != first.info.image_shape:
+        rule = f"images must be {first.info.image_shape} as of {first.where}"
+        problems = [f"{other.where}: {rule}, got {other.info.image_shape}"]
+    if problems:
+        raise CheckpointError(problems)
+    return describe_levels(theirs, other.info.num_levels)

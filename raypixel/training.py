@@ -89,6 +89,15 @@ class Report:
     is_best: bool = False
 
 
+def beginning(weights: Mapping[str, Tensor], config: TrainingConfig) -> Snapshot:
+    """Return the snapshot of a training that begins with given weights in place of random ones: nothing is done yet."""
+    tensors: dict[str, Tensor] = {}
+    if config.ema_decay:
+        tensors = {f"raw.{name}": value for name, value in weights.items()}
+        tensors["ema.n_averaged"] = torch.tensor(0)
+    return Snapshot(weights, tensors, asdict(Position()))
+
+
 def train(
     model: PixelModel,
     batches: BatchSource,

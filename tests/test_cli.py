@@ -163,6 +163,10 @@ def test_train_evaluate_and_sample_work_together(tmp_path, private_mlflow, digit
     assert numbers["num_images"] == 250
     assert numbers["bits_per_dim"] == pytest.approx(float(trained.stdout.split()[1]), abs=1e-4)
 
+    mixed = invoke("evaluate", "runs/one", "runs/one/checkpoints/last").stdout.splitlines()
+    assert mixed[6] == "mixture of 2: digits (17 levels), test split, 250 images"
+    assert mixed[7:] == mixed[1:3]  # of a model with itself
+
     sampled = invoke("sample", "runs/one", "-n", "5", "--seed", "3", "--out", "out.png")
     assert sampled.stdout == "out.png\n"
     with Image.open("out.png") as first:

@@ -5,19 +5,25 @@ import numpy as np
 import pytest
 import torch
 
+import raypixel
 from raypixel.data import DataConfig, Manifest, Origin
 from raypixel.data.batches import Batch, EvalBatches
-from raypixel.data.splits import Split
+from raypixel.data.splits import Split, read_split
+from raypixel.errors import CheckpointError
 from raypixel.evaluation import (
     batch_nll_nats,
     evaluate,
+    evaluate_splits,
     histogram_baseline,
+    mixture_nats,
     uniform_baseline,
 )
 from raypixel.models import PixelModel
 from raypixel.models.pixelcnn import PixelCNN
 from raypixel.nn.likelihoods import Categorical
+from raypixel.runs import find_checkpoint
 from tests.contract import random_model
+from tests.trained import train_into
 
 CPU = torch.device("cpu")
 SHAPE = (3, 4, 5)
@@ -212,3 +218,52 @@ def test_histogram_refuses_levels_that_it_has_no_bin_for():
     x = torch.full((2, 1, 2, 2), 7)
     with pytest.raises(ValueError, match=r"x must hold levels in \[0, 1\], got 7"):
         histogram_baseline(x, x, num_levels=2)
+
+
+def test_a_mixture_is_the_mean_of_the_probabilities():
+    nats = torch.tensor([[1.0, 70.0, 2000.0], [2.0, 90.0, 1990.0]], dtype=torch.float64)
+    found = mixture_nats(nats)
+    assert found[0] == pytest.approx(-math.log((math.exp(-1) + math.exp(-2)) / 2), rel=1e-14)
+    assert found[1] == pytest.approx(70 + math.log(2) - math.exp(-20), rel=1e-14)
+    assert found[2] == pytest.approx(1990 + math.log(2) - math.log1p(math.exp(-10)), rel=1e-14)
+    assert torch.equal(mixture_nats(nats[:1]), nats[0])
+
+
+def test_several_checkpoints_are_scored_alone_and_as_a_mixture(tiny, digits, tmp_path):
+    for seed, name in ((0, "one"), (1, "other")):
+        train_into(tmp_path / name, tiny(training__seed=seed), digits)
+    models = [raypixel.load(tmp_path / name) for name in ("one", "other")]
+    found = evaluate_splits(
+        [model.checkpoint for model in models],
+        "test",
+        root=None,
+        device_name="cpu",
+        progress=lambda _: lambda _: None,
+    )
+    x = read_split(tiny().data.root, "digits", "test").images[:50]
+    each = torch.stack([model.nll_nats(x) for model in models])
+    mixed = -torch.exp(-each).mean(0).log()
+    assert [e.checkpoint for e in found] == [*(m.checkpoint.path for m in models), None]
+    for evaluation, nats in zip(found, [*each, mixed], strict=True):
+        likelihood = evaluation.likelihood
+        assert likelihood.num_images == 50
+        assert likelihood.nats_per_image == pytest.approx(float(nats.mean()), rel=1e-6)
+        error = float(nats.std()) / math.sqrt(50)
+        assert likelihood.standard_error_nats == pytest.approx(error, rel=1e-4)
+    assert found[2].to_mapping()["checkpoint"] == "mixture"
+
+
+def test_models_of_other_data_are_not_mixed(tiny, digits, tmp_path):
+    train_into(tmp_path / "one", tiny(training__max_steps=1), digits)
+    config = tiny(training__max_steps=1, data__num_levels=4, data__max_eval_images=20)
+    train_into(tmp_path / "other", config, digits)
+    places = [find_checkpoint(tmp_path / name) for name in ("one", "other")]
+    with pytest.raises(CheckpointError) as caught:
+        evaluate_splits(
+            places, "test", root=None, device_name="cpu", progress=lambda _: lambda _: None
+        )
+    one, other = (place.path for place in places)
+    assert caught.value.problems == (
+        f"{other}: data.num_levels must be None as of {one}, got 4",
+        f"{other}: data.max_eval_images must be 50 as of {one}, got 20",
+    )

@@ -16,6 +16,7 @@ from raypixel.cli.common_options import (
     IMAGES_ARGUMENT,
     INDEX_OPTION,
     ROOT_OPTION,
+    LocationType,
     split_option,
 )
 from raypixel.cli.progress import bar, counter, say
@@ -23,14 +24,14 @@ from raypixel.storage import Location
 
 
 @click.command()
-@CHECKPOINT_ARGUMENT
+@click.argument("checkpoint", nargs=-1, required=True, type=LocationType(must_be_folder=False))
 @split_option("Images to score.", default="test")
 @ROOT_OPTION
 @click.option("--batch-size", type=COUNT, help="Images at a time; default as in training.")
 @DEVICE_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each.")
 def evaluate(
-    checkpoint: Location,
+    checkpoint: tuple[Location, ...],
     split: str,
     root: Location | None,
     device: str,
@@ -39,14 +40,15 @@ def evaluate(
 ) -> None:
     """Compute the exact likelihood of a data set's split.
 
-    CHECKPOINT is a checkpoint's folder, or a run's folder (its best checkpoint is used), also under s3://.
+    CHECKPOINT is a checkpoint's folder, or a run's folder (its best checkpoint is used), also under s3://. Of several, also
+    that of their mixture: the mean of their probabilities of each image.
     """
-    from raypixel.evaluation import evaluate_split
+    from raypixel.evaluation import evaluate_splits
     from raypixel.runs import find_checkpoint
 
-    found = find_checkpoint(checkpoint)
+    found = [find_checkpoint(place) for place in checkpoint]
     with bar(f"evaluating {split}", unit="images") as progress:
-        result = evaluate_split(
+        results = evaluate_splits(
             found,
             split,
             root=root,
@@ -54,16 +56,21 @@ def evaluate(
             batch_size=batch_size,
             progress=lambda total: counter(progress, total),
         )
-    if as_json:
-        click.echo(json.dumps(result.to_mapping()))
-        return
-    likelihood = result.likelihood
-    click.echo(
-        f"{result.data_name} ({result.levels}), {split} split, {likelihood.num_images:,} images\n"
-        f"  {likelihood.bits_per_dim:.4f} bits/dim\n"
-        f"  {likelihood.nats_per_image:.3f} nats, standard error "
-        f"{likelihood.standard_error_nats:.3f}"
-    )
+    for result in results:
+        if as_json:
+            click.echo(json.dumps(result.to_mapping()))
+            continue
+        likelihood, name = result.likelihood, ""
+        if len(results) > 1:
+            mixed = f"mixture of {len(found)}"
+            name = f"{mixed if result.checkpoint is None else result.checkpoint}: "
+        click.echo(
+            f"{name}{result.data_name} ({result.levels}), {split} split, "
+            f"{likelihood.num_images:,} images\n"
+            f"  {likelihood.bits_per_dim:.4f} bits/dim\n"
+            f"  {likelihood.nats_per_image:.3f} nats, standard error "
+            f"{likelihood.standard_error_nats:.3f}"
+        )
 
 
 @click.command()

@@ -15,6 +15,7 @@ from raypixel.cli.common_options import (
     ADDRESS_OPTION,
     RUNS_OPTION,
     SET_OPTION,
+    LocationType,
     RunName,
     make_folder,
 )
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 )
 @RUNS_OPTION
 @click.option("--resume", is_flag=True, help="Continue this run from its newest checkpoint.")
+@click.option(
+    "--init",
+    metavar="CHECKPOINT",
+    type=LocationType(must_be_folder=False),
+    help="Begin with the weights of a checkpoint or run, and a new optimizer.",
+)
 @ADDRESS_OPTION
 def train(
     recipe: str,
@@ -45,6 +52,7 @@ def train(
     run_name: str | None,
     runs: Location,
     resume: bool,
+    init: Location | None,
     address: str | None,
 ) -> None:
     """Train one experiment: a packaged recipe (`raypixel recipes`) or a YAML file.
@@ -58,13 +66,15 @@ def train(
       raypixel train mnist_pixelcnn --set training.num_epochs=1
       raypixel train digits_pixelcnn --set scaling.num_workers=2 --run two-workers
       raypixel train digits_pixelcnn --set scaling.num_workers=0     (without Ray)
+      raypixel train digits_pixelcnn --init runs/digits_pixelcnn --run more --set training.learning_rate=1e-4
     """
     from raypixel.config import parse_overrides
     from raypixel.data import ensure_prepared
     from raypixel.experiment import load_experiment
-    from raypixel.runs import Run
+    from raypixel.runs import Run, find_checkpoint
     from raypixel.train.start import train_and_publish
 
+    begun = None if init is None else find_checkpoint(init)
     config = load_experiment(recipe, parse_overrides(assignments))
     make_folder(runs)
     folder = runs / (run_name or config.name)
@@ -79,6 +89,7 @@ def train(
             on_event=show,
             warn=say,
             address=address,
+            init=begun,
         )
     say_where(folder, folder, result.samples_problem, result.tracking)
     click.echo(f"val/bits_per_dim {result.best.state['best']:.4f}")

@@ -99,6 +99,7 @@ class Run:
         *,
         resume: bool,
         run_id: str | None = None,
+        init: str | None = None,
     ) -> ExperimentConfig:
         """Make the folder, or check that the one there is the same training and may be continued.
 
@@ -109,6 +110,7 @@ class Run:
             manifest: Its prepared data set.
             resume: There may be a training already, which is continued.
             run_id: Of a new run; drawn by default.
+            init: Name of the checkpoint whose weights a new run begins with.
 
         Returns:
             The experiment as it is trained: `data.backend` is decided, as it was before where it is resumed.
@@ -123,6 +125,7 @@ class Run:
             "data_source": str(manifest.origin.source),
             "num_images": {name: manifest.splits[name].num_images for name in ("train", "val")},
             "code": origin_of_code(),
+            "init": init,
         }
         with storage.named(self.folder, self.home):
             is_there = self.has_checkpoint
@@ -135,8 +138,9 @@ class Run:
             config = _decided(config, manifest, before)
             if before is not None:
                 _check_same(before, config, self.folder)
-                identity |= {"id": self.identity()["id"]}
-                if self.identity()["data"] != manifest.digest:
+                recorded = self.identity()
+                identity |= {"id": recorded["id"], "init": recorded.get("init")}
+                if recorded["data"] != manifest.digest:
                     raise CheckpointError(
                         f"{self.folder}: must be resumed with the same images, {config.data.name} "
                         f"under {config.data.root} was prepared anew from others"

@@ -11,7 +11,7 @@ from raypixel import storage
 from raypixel.data import Manifest
 from raypixel.data.stream import open_split
 from raypixel.errors import CheckpointError, DataError
-from raypixel.evaluation import evaluate_split
+from raypixel.evaluation import evaluate_splits
 from raypixel.experiment import load_experiment
 from raypixel.runs import Run
 from raypixel.sweeps.ledger import read_ledger
@@ -102,8 +102,8 @@ def test_a_run_keeps_its_backend_when_auto_would_choose_another(striped, tmp_pat
     assert run.begin(auto, manifest, resume=True) == short
     checkpoint = run.best()
     assert checkpoint.info.experiment["data"]["backend"] == "stream"
-    found = evaluate_split(
-        checkpoint, "test", root=None, device_name="cpu", progress=lambda _: lambda _: None
+    (found,) = evaluate_splits(
+        [checkpoint], "test", root=None, device_name="cpu", progress=lambda _: lambda _: None
     )
     assert found.likelihood.num_images == 300
 

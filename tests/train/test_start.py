@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from raypixel.data import ensure_prepared
-from raypixel.errors import RaypixelError, TrainingError
-from raypixel.runs import Event, Run
+from raypixel.errors import CheckpointError, RaypixelError, TrainingError
+from raypixel.runs import Event, Run, find_checkpoint
 from raypixel.train.data_parallel import root_cause
 from raypixel.train.start import train_and_publish
 from tests.train.processes import take_interrupts
@@ -199,6 +200,63 @@ def test_failed_training_is_marked_failed_in_mlflow(tiny, digits, tmp_path, priv
     client = MlflowClient(private_mlflow)
     (run,) = client.search_runs([client.get_experiment_by_name("raypixel").experiment_id])
     assert run.info.status == "FAILED"
+
+
+def test_training_may_begin_with_the_weights_of_another(tiny, digits, tmp_path, private_mlflow):
+    options = {"training__ema_decay": 0.9, "training__optimizer": "adam", "model__dropout": 0.1}
+    train_into(tmp_path / "first", tiny(**options), digits)
+    init = find_checkpoint(tmp_path / "first")
+    told: list[str] = []
+    again = {**options, "training__schedule": "constant", "training__learning_rate": 1e-9}
+    for name, num_epochs in (("begun", 1), ("whole", 2)):
+        train_and_publish(
+            tiny(**again, training__num_epochs=num_epochs),
+            digits,
+            Run.at(tmp_path / name),
+            resume=False,
+            on_event=ignore,
+            warn=told.append,
+            init=init,
+        )
+    assert told[0] == f"begins with the weights of {init.path}"
+    begun = Run.at(tmp_path / "begun")
+    assert begun.identity()["init"] == str(init.path)
+    weights, tensors = begun.last().weights(), begun.last().training_tensors()
+    assert weights.keys() == init.weights().keys()
+    for name, value in init.weights().items():  # the averaged ones; the rate is next to nothing
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-7)
+        torch.testing.assert_close(tensors[f"raw.{name}"], value, rtol=0, atol=1e-7)
+    assert tensors["optimizer.0.step"] == 4  # and not the 8 of the first training before them
+    first, second = metrics_of(tmp_path / "first"), metrics_of(tmp_path / "begun")
+    assert second[0]["val/bits_per_dim"] == pytest.approx(first[-1]["val/bits_per_dim"], abs=1e-4)
+
+    more = tiny(**again, training__num_epochs=2)  # what was begun so is resumed as any other
+    train_into(tmp_path / "begun", more, digits)
+    assert weights_of(tmp_path / "begun") == weights_of(tmp_path / "whole")
+    assert begun.identity()["init"] == str(init.path)
+
+
+def test_weights_of_another_architecture_are_refused_with_what_to_set(tiny, digits, tmp_path):
+    train_into(tmp_path / "first", tiny(training__num_epochs=1), digits)
+    init = find_checkpoint(tmp_path / "first")
+
+    def refusal(config) -> tuple[str, ...]:
+        run = Run.at(tmp_path / "run")
+        with pytest.raises(CheckpointError) as caught:
+            train_and_publish(
+                config, digits, run, resume=False, on_event=ignore, warn=pytest.fail, init=init
+            )
+        assert not run.folder.exists()
+        return tuple(text.removeprefix(f"--init {init.path}: ") for text in caught.value.problems)
+
+    assert refusal(tiny(model__hidden_size=16, model__num_layers=2)) == (
+        "model.hidden_size must be 8 as there, got 16",
+        "model.num_layers must be 1 as there, got 2",
+    )
+    assert refusal(tiny(model__kind="row_lstm")) == (
+        "model.kind must be 'pixelcnn' as there, got 'row_lstm'",
+    )
+    assert refusal(tiny(data__num_levels=4)) == ("num_levels must be 17 as there, got 4",)
 
 
 def test_root_cause_is_the_innermost_error_in_one_line():

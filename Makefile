@@ -1,12 +1,13 @@
-# make demo   set up, then run the quickstart sweep
-# make test   set up, then check style, types and all tests
-# make lint   style, floors (pyproject.toml) and types only
+# make demo     set up, then run the quickstart sweep
+# make test     set up, then check style, types and all tests
+# make lint     style, floors (pyproject.toml) and types only
+# make results  compute the test likelihood of every model of the zoo again (RAYPIXEL_TEST_DATA, or downloads)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint setup
+.PHONY: demo test lint results setup
 
 demo: setup
 	$(BIN)/raypixel sweep sweeps/quickstart.yaml
@@ -19,6 +20,9 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
+
+results: setup
+	$(BIN)/python benchmarks/zoo.py
 
 setup: $(VENV)/installed
 

@@ -31,7 +31,7 @@ from raypixel.config import dump_yaml, load_yaml, parse_json
 from raypixel.errors import CheckpointError, ConfigError, RaypixelError
 from raypixel.models import PixelModel, build_model, validate_model_config
 from raypixel.models.size import num_parameters
-from raypixel.storage import Location, Remote
+from raypixel.storage import Location
 
 FORMAT_VERSION = 2
 _READ_VERSIONS = (1, 2)
@@ -91,14 +91,14 @@ class Checkpoint:
         path: Its directory.
         info: What its model is.
         state: Where its training stands.
-        origin: The place in storage of which `path` is a copy.
+        origin: What to call it, where that is not `path`: the place in storage of which it is a copy, or `zoo:NAME`.
         format_version: With which version it was written.
     """
 
     path: Path
     info: ModelInfo
     state: Mapping[str, Any]
-    origin: Remote | None = None
+    origin: Location | None = None
     format_version: int = FORMAT_VERSION
 
     @property

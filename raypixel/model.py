@@ -26,7 +26,7 @@ def load(checkpoint: str | Location, *, device: str = "auto") -> "Model":
     """Load a trained model.
 
     Args:
-        checkpoint: A checkpoint's folder, or a run's folder (its best checkpoint is used); also under `s3://`.
+        checkpoint: A checkpoint's folder, or a run's folder (its best checkpoint is used), also under `s3://`; or `zoo:NAME`.
         device: "auto", "cpu" or "cuda".
 
     Raises:

@@ -28,6 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets, where it is there."""
+    path = Path(os.environ.get("RAYPIXEL_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (path / "mnist").is_dir():
+        pytest.skip(f"no real data at {path}: set RAYPIXEL_TEST_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
 def digits_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("prepared")
     prepare("digits", root=root)

@@ -1,4 +1,4 @@
-"""`raypixel data`, `recipes`, `models`: what there is, and getting data ready."""
+"""`raypixel data`, `recipes`, `models`, `zoo`: what there is, and getting data ready."""
 
 from pathlib import Path
 from typing import Any
@@ -115,3 +115,36 @@ def models(kind: str | None) -> None:
             rows = [[f"  {option}", *more] for option, *more in described.options]
             table(["  option", "values", "default", "meaning"], rows)
             click.echo()
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def zoo(ctx: click.Context) -> None:
+    """List the trained models that come with raypixel; `zoo show NAME` prints the card of one.
+
+    zoo:NAME is taken wherever a checkpoint is: `raypixel sample zoo:NAME`. `raypixel serve` serves all of them.
+    """
+    if ctx.invoked_subcommand is None:
+        from raypixel.zoo import read_card, zoo_model, zoo_names
+
+        rows = []
+        for name in zoo_names():
+            card = read_card(name)
+            size = sum(file.stat().st_size for file in zoo_model(name).iterdir())
+            nats = f"{card.nll_nats:.2f} +- {card.standard_error_nats:.2f}"
+            time = f"{1000 * card.sampling_seconds:.0f} ms"
+            told = [f"{card.data} ({card.levels})", nats, card.published]
+            rows.append(
+                [f"zoo:{name}", *told, f"{card.num_parameters:,}", f"{size >> 10} kB", time]
+            )
+        columns = ["model", "data", "test nats", "published", "parameters", "size", "an image"]
+        table(columns, rows)
+
+
+@zoo.command("show")
+@click.argument("name")
+def show_card(name: str) -> None:
+    """Print a model's card: recipe, commit, hours, numbers, license of the data."""
+    from raypixel.zoo import CARD, PREFIX, zoo_model
+
+    click.echo((zoo_model(name.removeprefix(PREFIX)) / CARD).read_text("utf-8"), nl=False)

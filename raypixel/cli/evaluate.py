@@ -40,8 +40,8 @@ def evaluate(
 ) -> None:
     """Compute the exact likelihood of a data set's split.
 
-    CHECKPOINT is a checkpoint's folder, or a run's folder (its best checkpoint is used), also under s3://. Of several, also
-    that of their mixture: the mean of their probabilities of each image.
+    CHECKPOINT is a checkpoint's folder, or a run's folder (its best checkpoint is used), also under s3://, or zoo:NAME. Of
+    several, also that of their mixture: the mean of their probabilities of each image.
     """
     from raypixel.evaluation import evaluate_splits
     from raypixel.runs import find_checkpoint

@@ -73,6 +73,7 @@ def _add_commands() -> None:
         catalog.data,
         catalog.recipes,
         catalog.models,
+        catalog.zoo,
         cluster.cluster,
     ):
         main.add_command(command)

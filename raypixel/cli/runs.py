@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     "--init",
     metavar="CHECKPOINT",
     type=LocationType(must_be_folder=False),
-    help="Begin with the weights of a checkpoint or run, and a new optimizer.",
+    help="Begin with the weights of a checkpoint, run or zoo:NAME, and a new optimizer.",
 )
 @ADDRESS_OPTION
 def train(

@@ -84,10 +84,12 @@ def serve(
 ) -> None:
     """Answer on HTTP: samples, completions, scores, and a page to play with.
 
-    CHECKPOINT is a checkpoint's or a run's folder. Ctrl-C or SIGTERM ends it once the accepted requests are answered;
-    a second one ends it at once. Where other machines can ask (--host), API keys are required.
+    CHECKPOINT is a checkpoint's or a run's folder, or zoo:NAME; without any, the whole zoo is served (`raypixel zoo`). Ctrl-C
+    or SIGTERM ends it once the accepted requests are answered; a second one ends it at once. Where other machines can ask
+    (--host), API keys are required.
 
     \b
+      raypixel serve
       raypixel serve runs/digits_pixelcnn
       raypixel serve --model digits=runs/digits_pixelcnn --model best=models:/mnist@champion
       raypixel serve --config cluster/serve.yaml --check

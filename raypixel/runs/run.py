@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from raypixel import storage
+from raypixel import storage, zoo
 from raypixel.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from raypixel.config import dump_yaml, flatten, load_yaml, parse_json
 from raypixel.data import Manifest, decide_residence
@@ -267,7 +267,9 @@ def claim(place: Location) -> Iterator[None]:
 
 
 def find_checkpoint(place: str | Location) -> Checkpoint:
-    """Read a checkpoint's folder, or the best checkpoint of a run's folder; what is in storage is fetched.
+    """Read a checkpoint's folder, the best checkpoint of a run's folder, or a model of the zoo, `zoo:NAME`.
+
+    What is in storage is fetched.
 
     Raises:
         CheckpointError: There is none, or it is damaged.
@@ -275,6 +277,9 @@ def find_checkpoint(place: str | Location) -> Checkpoint:
     """
     found = storage.location(place)
     if isinstance(found, Path):
+        if str(found).startswith(zoo.PREFIX):
+            path = zoo.zoo_model(str(found).removeprefix(zoo.PREFIX))
+            return replace(read_checkpoint(path), origin=found)
         is_run = (found / "experiment.yaml").exists()
         return Run(found, found).best() if is_run else read_checkpoint(found)
     if found.parent.name == "checkpoints":

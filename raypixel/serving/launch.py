@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raypixel import zoo
 from raypixel.config import parse
 from raypixel.errors import ConfigError, ServingError
 from raypixel.evaluation import choose_device
@@ -16,6 +17,8 @@ from raypixel.serving.settings import Keys, Settings, read_keys, require_keys
 from raypixel.storage import cache_folder
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
+_NAMED = ("models:/", zoo.PREFIX)
+"""Beginnings of checkpoints that are no folders."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,18 @@ class Launch:
 
 
 def parse_models(texts: tuple[str, ...], checkpoint: str | None) -> dict[str, str]:
-    """Return name to checkpoint for `NAME=CHECKPOINT` texts, and one that is named after its folder.
+    """Return name to checkpoint for `NAME=CHECKPOINT` texts, and one that is named after its folder; without any, the zoo.
 
     Raises:
         ConfigError: A text is not of this form, a name stands twice, or there is no model.
     """
     models: dict[str, str] = {}
+    if checkpoint is None and not texts:
+        models = {name: f"{zoo.PREFIX}{name}" for name in zoo.zoo_names()}
     if checkpoint is not None:
-        name = checkpoint.removeprefix("models:/").partition("@")[0].rstrip("/")
-        models[Path(name).resolve().name if "models:/" not in checkpoint else name] = checkpoint
+        name = checkpoint.removeprefix("models:/").removeprefix(zoo.PREFIX)
+        name = name.partition("@")[0].rstrip("/")
+        models[name if checkpoint.startswith(_NAMED) else Path(name).resolve().name] = checkpoint
     for text in texts:
         name, equals, source = text.partition("=")
         if not equals or not name or not source:
@@ -130,7 +136,7 @@ def absolute(launch: Launch) -> Launch:
     """Return a launch whose paths do not depend on the working folder: replicas have another one."""
     settings, file = launch.settings, launch.settings.api_keys_file
     models = {
-        name: source if source.startswith(("models:/", "s3:/")) else str(Path(source).absolute())
+        name: source if source.startswith((*_NAMED, "s3:/")) else str(Path(source).absolute())
         for name, source in settings.models.items()
     }
     changes = {"models": models, "api_keys_file": None if file is None else file.absolute()}

@@ -43,7 +43,7 @@ class Settings(Frozen):
     """Say what is served, and how."""
 
     models: Annotated[dict[str, str], Field(min_length=1)]
-    """Name to checkpoint: the path of a checkpoint or a run, or `models:/NAME@ALIAS` of MLflow's registry.
+    """Name to checkpoint: the path of a checkpoint or a run, `zoo:NAME`, or `models:/NAME@ALIAS` of MLflow's registry.
     The first answers where a request names none."""
 
     limits: Limits = Limits()

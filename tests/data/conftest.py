@@ -1,6 +1,5 @@
 """Fixtures of the data tests: small sources written by the tests themselves, and the real files when they are there."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +7,6 @@ import pytest
 from PIL import Image
 
 from raypixel.data import Manifest, prepare
-
-_REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    path = Path(os.environ.get("RAYPIXEL_TEST_DATA", _REPOSITORY.parent / "shared" / "data"))
-    if not (path / "mnist").is_dir():
-        pytest.skip(f"no real data at {path}: set RAYPIXEL_TEST_DATA")
-    return path
 
 
 @pytest.fixture(scope="session")

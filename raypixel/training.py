@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from raypixel import compiled_steps
 from raypixel.checkpoint import Checkpoint, Snapshot
 from raypixel.data.batches import Batch
 from raypixel.errors import TrainingError
 from raypixel.evaluation import batch_nll_nats
 from raypixel.models import PixelModel
-from raypixel.nn.lstm import DiagonalRecurrence, RowRecurrence
 from raypixel.optimization import TrainingConfig, learning_rate_at, make_optimizer
 from raypixel.units import Likelihood, bits_per_dim
 
@@ -56,6 +56,7 @@ class Position:
         best_step: The step that had it.
         nats: Sum of train nats over the current epoch.
         num_images: Images in that sum.
+        is_compiled: Steps are compiled from now on; None before that is decided.
     """
 
     epoch: int = 0
@@ -66,6 +67,7 @@ class Position:
     best_step: int | None = None
     nats: float = 0.0
     num_images: int = 0
+    is_compiled: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,23 @@ class Report:
     """One message from the loop.
 
     Attributes:
-        kind: "step" after each step, "checkpoint" when there is something to save, "epoch" after validation.
+        kind: "step" after each step, "checkpoint" when there is something to save, "epoch" after validation, "note" for a
+            line of text.
         position: Where the training stands.
         total_steps: Steps of the whole training.
         metrics: Numbers by name, such as `train/bits_per_dim`.
-        snapshot: What to save; None for "step". Valid only during the call.
+        snapshot: What to save; None for "step" and "note". Valid only during the call.
         is_best: The validation likelihood is the lowest so far.
+        text: The line of a "note".
     """
 
-    kind: Literal["step", "checkpoint", "epoch"]
+    kind: Literal["step", "checkpoint", "epoch", "note"]
     position: Position
     total_steps: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     snapshot: Snapshot | None = None
     is_best: bool = False
+    text: str = ""
 
 
 def beginning(weights: Mapping[str, Tensor], config: TrainingConfig) -> Snapshot:
@@ -172,8 +177,11 @@ class _Loop:
             if self.world_size > 1
             else self.model
         )
-        if config.compile:
-            self.network = _compiled(self.network)
+        self.fastest_step = math.inf
+        if isinstance(config.compile, bool):
+            self.position.is_compiled = config.compile
+        if self.position.is_compiled:
+            self.network = compiled_steps.compiled(self.network)
 
     def run(
         self,
@@ -185,6 +193,8 @@ class _Loop:
         seconds_before, started = position.seconds, time.monotonic()
         while position.step < self.total_steps and not self._out_of_time():
             for batch in self.batches.epoch(position.epoch, start_step=position.step_in_epoch):
+                if self._is_choice_due(batch):
+                    self._choose_compiled(batch, report)
                 metrics = self._step(batch)
                 position.seconds = seconds_before + time.monotonic() - started
                 report(Report("step", position, self.total_steps, metrics))
@@ -204,14 +214,44 @@ class _Loop:
             report(Report("epoch", position, self.total_steps, metrics, snapshot, is_best))
         return position
 
+    def _is_choice_due(self, batch: Batch) -> bool:
+        """Whether it is to be decided now if steps are compiled: the same step however the training was cut into parts."""
+        is_whole = batch.global_size == self.config.batch_size
+        is_late = self.position.step >= compiled_steps.STEPS_BEFORE_CHOICE
+        return self.position.is_compiled is None and is_whole and is_late
+
+    def _choose_compiled(self, batch: Batch, report: Callable[[Report], None]) -> None:
+        """Decide whether steps are compiled; leaves no trace but the decision, since each step draws from a seed of its own."""
+
+        def step(network: nn.Module) -> None:
+            self._nats(batch, network).sum().backward()
+            self.optimizer.zero_grad(set_to_none=True)
+
+        if math.isinf(self.fastest_step):  # resumed right here
+            self.fastest_step = compiled_steps.seconds_of(lambda: step(self.network), self.device)
+        left = self.fastest_step * (self.total_steps - self.position.step)
+        if self.config.max_minutes is not None:
+            left = min(left, 60 * self.config.max_minutes - self.position.seconds)
+        is_worth = left >= compiled_steps.LEAST_SECONDS
+        self.position.is_compiled = False
+        if not self._all(is_worth and compiled_steps.has_compiler(self.device)):
+            return
+        self.network.train()
+        timing = compiled_steps.time_both(self.network, step, self.device)
+        if self._all(timing.is_faster):
+            self.position.is_compiled = True
+            self.network = timing.network
+        text = timing.describe(is_used=self.position.is_compiled)
+        report(Report("note", self.position, self.total_steps, text=text))
+
     def _step(self, batch: Batch) -> dict[str, float]:
-        config, position = self.config, self.position
+        config, position, started = self.config, self.position, time.perf_counter()
         rate = learning_rate_at(config, position.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(hash((config.seed, position.step, self.rank)) & (2**63 - 1))
         self.network.train()
-        nats = self._nats(batch)
+        nats = self._nats(batch, self.network)
         total = nats.sum()
         # nats per dimension of the global batch; DDP divides by world_size, so multiply
         loss = total * self.world_size / (batch.global_size * self.num_dims)
@@ -233,29 +273,31 @@ class _Loop:
         position.step_in_epoch += 1
         position.nats += value
         position.num_images += batch.global_size
+        if batch.global_size == config.batch_size:
+            self.fastest_step = min(self.fastest_step, time.perf_counter() - started)
         return {
             "train/bits_per_dim": bits_per_dim(value, batch.global_size, self.num_dims),
             "train/learning_rate": rate,
             "train/images": float(batch.global_size),
         }
 
-    def _nats(self, batch: Batch) -> Tensor:
+    def _nats(self, batch: Batch, network: nn.Module) -> Tensor:
         if len(batch.x):
-            return self._batch_nats(batch)
+            return self._batch_nats(batch, network)
         # DDP needs a backward pass on every rank: one black image, weighted zero
         shape = self.model.image_shape
         blank = torch.zeros((1, *shape), dtype=torch.uint8)
         labels = None if batch.class_labels is None else torch.zeros(1, dtype=torch.int64)
         blank_batch = Batch(blank, labels, batch.global_size)
-        return 0.0 * self._batch_nats(blank_batch)
+        return 0.0 * self._batch_nats(blank_batch, network)
 
-    def _batch_nats(self, batch: Batch) -> Tensor:
+    def _batch_nats(self, batch: Batch, network: nn.Module) -> Tensor:
         return batch_nll_nats(
             self.model,
             batch,
             device=self.device,
             precision=self.config.precision,
-            network=self.network,
+            network=network,
         )
 
     def _finish_epoch(
@@ -287,6 +329,10 @@ class _Loop:
             value = value.to(self.device)
             dist.all_reduce(value)
         return float(value)
+
+    def _all(self, is_so: bool) -> bool:  # noqa: FBT001 (what is asked of all workers)
+        """Return whether something is so on every worker."""
+        return self._sum(torch.tensor(float(is_so), dtype=torch.float64)) == self.world_size
 
     def _is_checkpoint_due(self) -> bool:
         every = self.config.checkpoint_every_minutes
@@ -353,19 +399,6 @@ def _warmed_ema(decay: float) -> Callable[[Any, Any, Any], None]:
         get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, currents, count)
 
     return update
-
-
-def _compiled(network: nn.Module) -> nn.Module:
-    """Wrap a network so that its calls are compiled; the model within, which is saved and validated, keeps its names.
-
-    Each batch size has a graph of its own, whichever came first: a resumed training computes what an undisturbed one does.
-    Recurrences have kernels of their own, which the compiler would trace into.
-    """
-    torch.compiler.reset()  # graphs of earlier trials in this process count towards a limit
-    for module in network.modules():
-        if isinstance(module, RowRecurrence | DiagonalRecurrence):
-            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
-    return cast(nn.Module, torch.compile(network, dynamic=False))
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

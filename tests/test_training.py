@@ -1,6 +1,7 @@
 """The loop: what it trains is a function of its config, however it is cut into parts or spread over workers."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,17 @@ class Stop(Exception):
     """Stands for a machine that is lost."""
 
 
-def run(config, folder: Path, *, resume=None, stop_at=None, ask_at=None, rank=0, world_size=1):
+def run(
+    config,
+    folder: Path,
+    *,
+    resume=None,
+    stop_at=None,
+    ask_at=None,
+    rank=0,
+    world_size=1,
+    notes: list[str] | None = None,
+):
     """Train in this process; return the loss of each step, the last metrics and the model."""
     manifest = load_manifest(config.data.root, config.data.name)
     splits = read_splits(config.data, manifest)
@@ -45,6 +56,8 @@ def run(config, folder: Path, *, resume=None, stop_at=None, ask_at=None, rank=0,
     losses, metrics, cpu = [], {}, torch.device("cpu")
 
     def report(report: Report) -> None:
+        if report.kind == "note" and notes is not None:
+            notes.append(report.text)
         if report.kind == "step":
             losses.append(report.metrics["train/bits_per_dim"])
             if report.position.step == stop_at:
@@ -222,6 +235,64 @@ def test_compiled_training_is_the_uncompiled_one_but_for_rounding(tiny, tmp_path
         assert their_metrics == pytest.approx(metrics, rel=1e-4)
         for name, weight in model.state_dict().items():
             torch.testing.assert_close(resumed.state_dict()[name], weight, rtol=1e-2, atol=1e-4)
+
+
+def endless(tiny, **options):
+    """A training that would take hours, were it not stopped."""
+    options = {"training__num_epochs": 10**8, "training__schedule": "constant", **options}
+    return tiny(training__checkpoint_every_minutes=1e-9, **options)
+
+
+def notes_of(config, folder: Path, **how) -> list[str]:
+    notes: list[str] = []
+    with pytest.raises(Stop):
+        run(config, folder, notes=notes, **how)
+    return notes
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
+def test_a_long_training_times_both_keeps_the_faster_and_is_resumed_bit_for_bit(tiny, tmp_path):
+    config = endless(tiny, model__dropout=0.3)
+    assert config.training.compile == "auto"
+    (note,) = notes_of(config, tmp_path / "cut", stop_at=24)
+    pattern = r"a step takes \d+ ms, compiled \d+ ms: (compiled|plain) steps are used \(training.compile\)"
+    found = re.fullmatch(pattern, note)
+    assert found is not None
+    saved = read_checkpoint(tmp_path / "cut" / "last")
+    assert saved.state["step"] == 23
+    assert saved.state["is_compiled"] == (found[1] == "compiled")
+    # the same steps by one who was told from the start; before the choice they are plain
+    plain = endless(tiny, model__dropout=0.3, training__compile=False)
+    assert notes_of(plain, tmp_path / "plain", stop_at=21) == []
+    told = endless(tiny, model__dropout=0.3, training__compile=saved.state["is_compiled"])
+    assert notes_of(told, tmp_path / "plain", stop_at=24, resume=tmp_path / "plain" / "last") == []
+    same = read_checkpoint(tmp_path / "plain" / "last")
+    assert same.state["step"] == 23
+    for name, weight in saved.weights().items():
+        assert torch.equal(same.weights()[name], weight)
+    # and what was decided is not decided again
+    assert notes_of(config, tmp_path / "cut", stop_at=30, resume=tmp_path / "cut" / "last") == []
+    assert read_checkpoint(tmp_path / "cut" / "last").state["is_compiled"] == (
+        found[1] == "compiled"
+    )
+
+
+def test_a_short_training_is_not_compiled_and_nothing_is_said(tiny, tmp_path):
+    notes: list[str] = []
+    run(tiny(training__num_epochs=6), tmp_path, notes=notes)
+    assert notes == []
+    state = read_checkpoint(tmp_path / "last").state
+    assert (state["step"], state["is_compiled"]) == (24, False)
+
+
+def test_without_a_compiler_a_training_is_not_compiled_and_nothing_is_said(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert notes_of(endless(tiny), tmp_path, stop_at=23) == []
+    assert read_checkpoint(tmp_path / "last").state["is_compiled"] is False
 
 
 def test_loss_that_is_not_finite_stops_the_training(tiny, tmp_path):

@@ -328,7 +328,19 @@ def _decided(
     """Return an experiment whose data is in memory or streamed: the order of the images differs between the two."""
     recorded = None if before is None else before.data.backend
     data = decide_residence(config.data, manifest, recorded=recorded)
-    return config.model_copy(update={"data": data})
+    decided = config if before is None else compiled_as(before, config)
+    return decided.model_copy(update={"data": data})
+
+
+def compiled_as(before: ExperimentConfig, config: ExperimentConfig) -> ExperimentConfig:
+    """Return an experiment that leaves it to an earlier part of its training whether steps are compiled.
+
+    Before there was `auto`, they were not by default; since then the checkpoint says what was decided.
+    """
+    if config.training.compile != "auto":
+        return config
+    training = config.training.model_copy(update={"compile": before.training.compile})
+    return config.model_copy(update={"training": training})
 
 
 def _of(checkpoint: Checkpoint, home: Location) -> Checkpoint:

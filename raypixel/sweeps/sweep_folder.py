@@ -25,7 +25,7 @@ from raypixel.experiment import parse_experiment
 from raypixel.runs.lease import OBJECT as LEASE
 from raypixel.runs.origin import origin_of_code
 from raypixel.runs.remote import fetch_sweep
-from raypixel.runs.run import LOCK, differences
+from raypixel.runs.run import LOCK, compiled_as, differences
 from raypixel.storage import Location
 from raypixel.sweeps.ledger import FILE_NAME, Ledger, read_ledger
 from raypixel.sweeps.publishing import SWEEP_FILE
@@ -103,7 +103,8 @@ def _differences(where: Path, trial: Trial, shown: Location) -> list[str]:
     before = parse_experiment(load_yaml(where / "experiment.yaml"), where=str(where))
     # whether data is streamed is the sweep's, and in trials.json
     data = trial.config.data.model_copy(update={"backend": before.data.backend})
-    return differences(before, trial.config.model_copy(update={"data": data}), shown)
+    after = compiled_as(before, trial.config).model_copy(update={"data": data})
+    return differences(before, after, shown)
 
 
 def note_data(

@@ -148,6 +148,8 @@ class _Recorder:
 
     def __call__(self, report: Report) -> None:
         position = report.position
+        if report.kind == "note":
+            self.writer.warn(report.text)
         if report.kind == "epoch":
             self.metrics = dict(report.metrics)
             # before the checkpoint: a line too much is dropped when resuming, a missing one is lost

@@ -143,6 +143,7 @@ def test_training_outlives_killed_workers_machines_and_driver_and_a_preemption(
     """
     config = tiny(
         training__num_epochs=ENDLESS,
+        training__compile=False,  # what an endless training chooses is a matter of time
         training__schedule="constant",
         training__checkpoint_every_minutes=1e-3,
         data__max_train_images=320,

@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 
 demo: setup
 	$(BIN)/raypixel sweep sweeps/quickstart.yaml
+	@echo "models that are trained already write digits at once: $(BIN)/raypixel serve (see also $(BIN)/raypixel zoo)"
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -47,7 +47,7 @@ class Card(Frozen):
     bits_per_dim: float
     """The same in bits per dimension."""
     few_nll_nats: float
-    """Mean nats of the first 500 of these images, for a quick check."""
+    """Mean nats of the first 500 of these images, for a quick check; a split may have the hard ones first."""
     published: str
     """What the paper of this architecture reports on this data, and where."""
     num_parameters: int

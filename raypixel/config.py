@@ -97,6 +97,8 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: is not valid YAML: {_one_line(error)}") from None
     except RecursionError:
         raise ConfigError(f"{where}: is nested too deeply") from None
+    except ValueError as error:  # of a number or a date that is none
+        raise ConfigError(f"{where}: is not valid YAML: {error}") from None
     if not isinstance(mapping, dict):
         raise ConfigError(f"{where}: must hold a mapping of keys to values, got {mapping!r}")
     return mapping
@@ -147,6 +149,8 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
             overrides[key.strip()] = yaml.load(text, Loader=_Loader)  # noqa: S506
         except yaml.YAMLError as error:
             problems.append(f"--set {key}: value is not valid YAML: {_one_line(error)}")
+        except (ValueError, RecursionError) as error:
+            problems.append(f"--set {key}: value is not valid YAML: {error}")
     if problems:
         raise ConfigError(problems)
     return overrides

@@ -1,11 +1,13 @@
 """The command group, and what all commands share: options, and errors as one line each."""
 
+import signal
 import sys
 from typing import Any
 
 import click
 
 from raypixel import __version__
+from raypixel.cli.signals import ended_by_signals
 from raypixel.errors import RaypixelError
 
 
@@ -26,17 +28,18 @@ class _Group(click.Group):
             ) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except RaypixelError as error:
-            for problem in error.problems:
-                click.echo(f"Error: {problem}", err=True)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            stopped = ctx.invoked_subcommand
-            advice = "; --resume continues it" if stopped == "train" else ""
-            click.echo(f"\n{stopped} was interrupted{advice}", err=True)
-            sys.exit(130)
+        with ended_by_signals() as came:
+            try:
+                return super().invoke(ctx)
+            except RaypixelError as error:
+                for problem in error.problems:
+                    click.echo(f"Error: {problem}", err=True)
+                sys.exit(1)
+            except KeyboardInterrupt:
+                stopped = ctx.invoked_subcommand
+                advice = "; --resume continues it" if stopped in ("train", "sweep") else ""
+                click.echo(f"\n{stopped} was interrupted{advice}", err=True)
+                sys.exit(128 + (came[0] if came else signal.SIGINT))
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,6 +14,7 @@ import click
 
 from raypixel.cli.common_options import ADDRESS_OPTION, CHECKPOINT_ARGUMENT, DEVICE_OPTION
 from raypixel.cli.progress import say
+from raypixel.cli.signals import ENDING
 
 if TYPE_CHECKING:
     from raypixel.serving.launch import Launch
@@ -207,7 +208,7 @@ def _say_address(launch: "Launch", *, needs_key: bool) -> None:
 
 
 def _stopped_by_signals(stop: threading.Event) -> AbstractContextManager[None]:
-    """Let SIGINT and SIGTERM set an event; the second one interrupts."""
+    """Let SIGINT, SIGTERM and SIGHUP set an event; the second one interrupts."""
 
     def on_signal(number: int, frame: object) -> None:
         del number, frame
@@ -220,7 +221,7 @@ def _stopped_by_signals(stop: threading.Event) -> AbstractContextManager[None]:
 
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM interrupt: nothing is accepted yet that must be finished."""
+    """Let SIGINT, SIGTERM and SIGHUP interrupt: nothing is accepted yet that must be finished."""
 
     def on_signal(number: int, frame: object) -> None:
         del number, frame
@@ -235,7 +236,7 @@ def _interrupted_by_signals() -> Iterator[None]:
 
 @contextmanager
 def _handled(on_signal: Callable[[int, Any], None]) -> Iterator[None]:
-    before = {name: signal.signal(name, on_signal) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {name: signal.signal(name, on_signal) for name in (signal.SIGINT, *ENDING)}
     try:
         yield
     finally:

@@ -107,8 +107,8 @@ def _conclude(loaded: "Sweep", result: "SweepResult", place: Location, tracking:
         problem = draw_picture(best.best, folder.folder / "samples.png")
         folder.put("samples.png")
         say_where(place, best.run.home, problem, tracking)
-    if not result.is_complete:
-        raise RaypixelError(f"{name}: stopped before all trials ended, --resume continues it")
+    if not result.is_complete:  # Ray Tune takes Ctrl-C and returns
+        raise KeyboardInterrupt
     if best is None:
         raise RaypixelError(f"{name}: no trial succeeded")
     if any(trial.error for trial in result.trials):

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from raypixel import storage
@@ -50,13 +50,23 @@ def lease(place: Remote) -> Iterator[None]:
 def _refuse_other(place: Remote, found: dict[str, Any] | None, own: dict[str, Any]) -> None:
     if found is None or found.get("id") == own["id"] or _is_dead(found):
         return
-    put = storage.modified(place / OBJECT)
-    age = (datetime.now(UTC) - put).total_seconds() if put else SECONDS_FRESH
+    put, now = storage.modified(place / OBJECT), _time_of_storage(place, own)
+    age = (now - put).total_seconds() if put and now else SECONDS_FRESH
     if age < SECONDS_FRESH:
         raise CheckpointError(
             f"{place}: is being trained by process {found.get('process')} on {found.get('host')}, "
             f"seen {max(0.0, age):.0f} s ago; if that has died, try again in {SECONDS_FRESH - age:.0f} s"
         )
+
+
+def _time_of_storage(place: Remote, own: dict[str, Any]) -> datetime | None:
+    """Return the time by the clock that dates the lease: that of this machine may be another."""
+    mark = place / f"clock-{own['id']}"
+    storage.write_bytes(mark, b"")
+    try:
+        return storage.modified(mark)
+    finally:
+        storage.delete([mark])
 
 
 def _is_dead(found: dict[str, Any]) -> bool:

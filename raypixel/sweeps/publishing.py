@@ -48,6 +48,8 @@ def publish(place: Location, publisher: Publisher) -> int:
         _follow(run, publisher)
         return 1
     ledger = read_ledger(folder)
+    if not {"id", "finished"} <= ledger.facts.keys():
+        raise CheckpointError(f"{place}: is damaged, {FILE_NAME} lacks what the sweep is")
     ledger.home = Run.at(place).home
     parent = publisher.follow_sweep(lambda: record_of_sweep(ledger))
     for entry in ledger.entries.values():

@@ -8,8 +8,10 @@ import gc
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -117,6 +119,7 @@ def has_preemption_watcher() -> bool:
 def _connection(address: str) -> Iterator[None]:
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
         ray.init(
@@ -129,6 +132,10 @@ def _connection(address: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise RaypixelError(f"no Ray cluster answers at {address}: {reason}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(
+            signal.SIGTERM, on_sigterm
+        )  # Ray's own ends a training without its checkpoint
     for name in ("ray", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:

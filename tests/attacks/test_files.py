@@ -263,6 +263,13 @@ def test_an_npz_header_that_claims_too_much_is_refused(tmp_path, header, member)
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_numbers_and_dates_that_are_none_are_refused(tmp_path):
+    for text in ("a: 2001-99-99", "a: " + "9" * 5000):
+        (tmp_path / "odd.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"odd.yaml: is not valid YAML: "):
+            load_yaml(tmp_path / "odd.yaml")
+
+
 def test_deep_nesting_is_refused(tmp_path):
     (tmp_path / "deep.yaml").write_text("a: " + "[" * 100_000)
     with pytest.raises(ConfigError, match=r"deep.yaml: is nested too deeply"):
@@ -326,7 +333,7 @@ def refused_or_read(action) -> bool:
     else:
         told = ()
     assert not any("\n" in problem for problem in told)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 5
     return bool(told)
 
 

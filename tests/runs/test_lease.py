@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -42,6 +43,22 @@ def test_lease_of_another_machine_runs_out(bucket, monkeypatch):
     monkeypatch.setattr(lease_module, "SECONDS_FRESH", 0.0)
     with lease(bucket / "run"):
         pass
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_this_machines_clock_does_not_matter(bucket, monkeypatch, hours):
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    monkeypatch.setattr(lease_module, "datetime", Wrong)
+    put(bucket, "elsewhere", 1)
+    with pytest.raises(
+        CheckpointError, match=r"seen \d s ago; if that has died, try again in \d\d s$"
+    ):
+        lease(bucket / "run").__enter__()
+    assert list(storage.list_files(bucket / "run")) == [OBJECT]
 
 
 def put(bucket, host: str, process: int) -> None:

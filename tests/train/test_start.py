@@ -70,7 +70,15 @@ def wait_for(condition, *, seconds: float = 300.0) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "num_workers"), [(signal.SIGKILL, 0), (signal.SIGINT, 0), (signal.SIGINT, 1)]
+    ("how", "num_workers"),
+    [
+        (signal.SIGKILL, 0),
+        (signal.SIGINT, 0),
+        (signal.SIGTERM, 0),
+        (signal.SIGHUP, 0),
+        (signal.SIGINT, 1),
+        (signal.SIGTERM, 1),
+    ],
 )
 def test_training_that_is_interrupted_and_resumed_ends_like_an_undisturbed_one(
     tiny, digits, tmp_path, private_mlflow, how, num_workers
@@ -92,8 +100,11 @@ def test_training_that_is_interrupted_and_resumed_ends_like_an_undisturbed_one(
         metrics = tmp_path / "run" / "metrics.jsonl"
         wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 3)
         process.send_signal(how)
-        code = process.wait(timeout=60)
-    assert code == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+        code = process.wait(timeout=200)
+    assert code == (-signal.SIGKILL if how == signal.SIGKILL else 128 + how)
+    if how != signal.SIGKILL:
+        said = (tmp_path / "log").read_text().splitlines()
+        assert said[-1] == "train was interrupted; --resume continues it"
     assert len(metrics_of(tmp_path / "run")) < 30
     resumed = subprocess.run(
         command(config_file, tmp_path, "--resume"), capture_output=True, text=True, timeout=300

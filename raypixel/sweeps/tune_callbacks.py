@@ -18,11 +18,11 @@ from raypixel.sweeps.actor import order_of
 from raypixel.sweeps.search import Search
 from raypixel.sweeps.trial_states import TrialStates
 from raypixel.sweeps.trials import Trial
-from raypixel.train.placement import GroupRemover
-from raypixel.train.ray_cluster import waiting_groups
+from raypixel.train.ray_cluster import remove_abandoned_groups, waiting_groups
 
 DIED = "the trial's process died"
 SECONDS_BETWEEN_LOOKS = 10.0
+SECONDS_BETWEEN_REMOVALS = 1.0
 STALL_SECONDS = 300.0
 
 
@@ -183,9 +183,10 @@ def callback(
 
     block = states.sweep.config.raypixel
     reason = "early_terminate" if block.scheduler is None else block.scheduler
-    remover = GroupRemover()
 
     class Callback(tune.Callback):
+        removed_at = 0.0
+
         def __reduce__(self) -> Any:
             return tune.Callback, ()  # Tune stores its callbacks; the states stay in this process
 
@@ -193,7 +194,9 @@ def callback(
             if states.read_events():
                 stall.forget()
             stall.look()
-            remover.look()
+            if time.monotonic() - self.removed_at >= SECONDS_BETWEEN_REMOVALS:
+                remove_abandoned_groups()
+                self.removed_at = time.monotonic()
 
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             stall.forget()
@@ -212,14 +215,12 @@ def callback(
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             label = order_of(trial.trial_id, trial.config, planned)["label"]
             states.stop(label, reason)
-            remover.add(states.run(label).ray)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             label = order_of(trial.trial_id, trial.config, planned)["label"]
             if label in given_up.labels:
                 return
             states.fail(label, _reason(trial))
-            remover.add(states.run(label).ray)
 
     return Callback()
 

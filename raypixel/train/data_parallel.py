@@ -17,7 +17,6 @@ from raypixel.experiment import ExperimentConfig, ScalingConfig
 from raypixel.runs import Event, Run, RunWriter, reading, writing
 from raypixel.storage import access, ray_storage, remove
 from raypixel.train import ray_cluster, staging
-from raypixel.train.placement import note_group, remove_group
 from raypixel.train.preemption import end_of_worker, notice_of, watch_preemption
 from raypixel.train.worker import Worker, run_worker
 
@@ -52,7 +51,6 @@ def train_on_ray(
     resources, use_gpu = ray_cluster.worker_resources(config.scaling)
     if staged is None:
         staged = staging.stage(config.data, manifest, SPLITS)
-    remove_group(run.ray)
     remove(run.ray)
     name = uuid.uuid4().hex
     num_starts = ELASTIC_START_ATTEMPTS if _is_elastic(config.scaling) else START_ATTEMPTS
@@ -150,8 +148,6 @@ def _worker_loop(arguments: dict[str, Any]) -> dict[str, Any]:
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     arguments["access"].use()
     run = Run.at(arguments["home"])
-    if worker.rank == 0:
-        note_group(run.ray)
     splits = staging.open_staged(arguments["staged"], config.data, arguments["manifest"])
     notice = notice_of(arguments["name"])
     if ray_cluster.has_preemption_watcher():

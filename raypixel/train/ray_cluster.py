@@ -21,6 +21,7 @@ from typing import Any
 from raypixel.config import load_yaml
 from raypixel.errors import RaypixelError
 from raypixel.experiment import ScalingConfig
+from raypixel.train import ray_private
 
 SECONDS_TO_ANSWER = 10.0
 CLUSTER_FILE = Path("~/ray_bootstrap_config.yaml")
@@ -261,6 +262,21 @@ def waiting_groups() -> list[str]:
         for group in placement_group_table().values()
         if group["state"] in ("PENDING", "RESCHEDULING")
     ]
+
+
+def remove_abandoned_groups() -> None:
+    """Remove the placement groups that the stopped trainings of this job left behind.
+
+    Ray Train has an actor for this, which asks the dashboard whether the training still lives, and whose thread ends where
+    the dashboard once does not answer or several clusters run on one machine. A group is removed only after the training that
+    made it: one that lives takes the loss of its workers for a failure, and makes another group.
+    """
+    from ray import PlacementGroupID
+    from ray.util import remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    for group in ray_private.abandoned_groups():
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
 
 
 def _amounts(bundle: dict[str, float]) -> str:

@@ -45,6 +45,29 @@ def worker_callback() -> type:
     return WorkerCallback
 
 
+def abandoned_groups() -> list[str]:
+    """Return the ids of this job's placement groups whose maker, an actor, is dead: nobody else removes them."""
+    with _part_for("a sweep that frees what a stopped trial had"):
+        from ray._private.state import state
+        from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+        rows = state._connect_and_get_accessor().get_placement_group_table()
+        groups = [PlacementGroupTableData.FromString(row) for row in rows]
+        removed = PlacementGroupTableData.REMOVED
+    import ray
+
+    job = ray.get_runtime_context().get_job_id()
+    return [
+        group.placement_group_id.hex()
+        for group in groups
+        if group.creator_actor_dead
+        and group.state != removed
+        and group.creator_job_id.hex() == job
+        and not group.is_detached
+        and group.creator_actor_id.strip(b"\xff")  # a driver's groups are of no actor
+    ]
+
+
 def serve_host() -> str:
     """Return the address that Ray Serve listens on; if it cannot be known, a word that is no loopback address."""
     with _part_for("a service that asks for keys where other machines can reach it"):

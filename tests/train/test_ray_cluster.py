@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -10,7 +11,7 @@ import pytest
 
 from raypixel.config import load_yaml
 from raypixel.train import ray_cluster
-from raypixel.train.ray_cluster import missing_nodes
+from raypixel.train.ray_cluster import missing_nodes, remove_abandoned_groups
 
 ROOT = Path(__file__).parents[2]
 HEAD = {"CPU": 4.0, "raypixel_driver": 1.0}
@@ -64,3 +65,35 @@ def test_types_have_their_own_limits_and_the_first_choice_comes_first():
     assert missing_nodes(config, [HEAD]) == [{"CPU": 8.0}, {"CPU": 2.0}, {"CPU": 2.0}]
     assert missing_nodes(config, [HEAD, {"CPU": 2.0}]) == [{"CPU": 8.0}, {"CPU": 2.0}]
     assert missing_nodes(config | {"max_workers": 1}, [HEAD]) == [{"CPU": 8.0}]
+
+
+@pytest.mark.ray
+def test_groups_of_a_dead_actor_are_removed_and_no_others(ray_cluster):
+    import ray
+    from ray.util import placement_group, placement_group_table, remove_placement_group
+
+    @ray.remote(num_cpus=0)
+    class Maker:
+        def make(self):
+            group = placement_group([{"CPU": 0.1}])
+            ray.get(group.ready(), timeout=60)
+            return group
+
+    def states():
+        return [placement_group_table(group)["state"] for group in groups]
+
+    dying, living = Maker.remote(), Maker.remote()
+    own = placement_group([{"CPU": 0.1}])
+    ray.get(own.ready(), timeout=60)
+    groups = [*ray.get([dying.make.remote(), living.make.remote()]), own]
+    remove_abandoned_groups()
+    assert states() == ["CREATED", "CREATED", "CREATED"]
+
+    ray.kill(dying)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and states()[0] != "REMOVED":
+        remove_abandoned_groups()
+        time.sleep(0.1)
+    assert states() == ["REMOVED", "CREATED", "CREATED"]
+    for group in groups[1:]:
+        remove_placement_group(group)

@@ -58,6 +58,7 @@ def test_simulated_nodes_are_those_that_the_provider_reads():
     ("use", "part"),
     [
         (ray_private.worker_callback, "ray.train.v2._internal.execution.callback"),
+        (ray_private.abandoned_groups, "ray._private.state"),
         (ray_private.serve_host, "ray.serve.context"),
         (lambda: ray_private.prepared_launcher_config({}), "ray.autoscaler._private.util"),
         (

@@ -98,7 +98,11 @@ def equal_weights(first, second) -> bool:
             "training__weight_decay": 0.1,
             "training__warmup_steps": 3,
         },
-        {"data__binarization": "stochastic", "training__schedule": "exponential"},
+        {
+            "data__binarization": "stochastic",
+            "data__augment": "shift",
+            "training__schedule": "exponential",
+        },
         {"training__precision": "bf16"},
         {"model__dropout": 0.3},
     ],

@@ -1,5 +1,6 @@
 # make demo     set up, then run the quickstart sweep
 # make test     set up, then check style, types and all tests
+# make test-busy   all tests five times beside four processes that compute; TIMES=1 CORES=0 for once on one core
 # make lint     style, floors (pyproject.toml) and types only
 # make results  compute the test likelihood of every model of the zoo again (RAYPIXEL_TEST_DATA, or downloads)
 
@@ -7,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint results setup
+.PHONY: demo test test-busy lint results setup
 
 demo: setup
 	$(BIN)/raypixel sweep sweeps/quickstart.yaml
@@ -15,6 +16,9 @@ demo: setup
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-busy: setup
+	$(BIN)/python tests/busy.py --times $(or $(TIMES),5) $(if $(CORES),--cores $(CORES))
 
 lint: setup
 	$(BIN)/ruff format --check

@@ -26,7 +26,7 @@ from raypixel.sweeps.tune_callbacks import (
     searcher,
     target_is_reached,
 )
-from raypixel.train import ray_cluster
+from raypixel.train import ray_cluster, ray_private
 
 NO_LIMIT = 1_000_000
 
@@ -65,6 +65,7 @@ def tune_trials(
     else:
         param_space = None
         source = {"num_samples": NO_LIMIT, "search_alg": searcher(states, search, given_up)}
+    ray_private.let_trials_run_out_of_memory()
     started = time.monotonic()
     tuner = tune.Tuner(
         tune.with_resources(

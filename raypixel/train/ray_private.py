@@ -6,6 +6,7 @@ range of Ray in pyproject.toml ends at the minors whose parts were tested.
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import logging
@@ -20,6 +21,7 @@ SIMULATED_NODES = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMul
 SIMULATED_HEAD_TYPE = "ray.head.default"
 SIMULATED_HEAD_ID = "f" * 51 + "00000"
 """What that provider takes for the head's type and for its node."""
+OUT_OF_MEMORY = "OutOfMemoryError: Ray ended the trial's process, its machine was short of memory"
 
 
 @contextlib.contextmanager
@@ -66,6 +68,29 @@ def abandoned_groups() -> list[str]:
         and not group.is_detached
         and group.creator_actor_id.strip(b"\xff")  # a driver's groups are of no actor
     ]
+
+
+def let_trials_run_out_of_memory() -> None:
+    """Have Ray Tune take an actor that was ended for want of memory as one that died.
+
+    Ray has an error of its own for it, which Tune does not expect: the whole sweep would end.
+    """
+    with _part_for("a sweep in which a trial may run out of memory"):
+        from ray.air.execution._internal.actor_manager import RayActorManager
+
+        failed = RayActorManager._actor_task_failed
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    if hasattr(failed, "__wrapped__"):  # done before
+        return
+
+    @functools.wraps(failed)
+    def expecting(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=OUT_OF_MEMORY)
+        failed(manager, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = expecting
 
 
 def serve_host() -> str:

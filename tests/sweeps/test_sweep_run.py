@@ -289,4 +289,4 @@ def test_trial_that_no_cluster_node_can_hold_is_refused_at_once(
         RaypixelError, match=f"must fit the cluster, got {asked}: its machines have"
     ):
         run(sweep, digits, tmp_path / "out", Watch())
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 120

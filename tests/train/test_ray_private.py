@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import ray
 import ray.autoscaler
+from ray.air.execution import FixedResourceManager
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.air.execution._internal.tracked_actor import TrackedActor
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.autoscaler._private.fake_multi_node import node_provider
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.serve._private.client import ServeControllerClient
 from ray.serve.context import _get_global_client
 
@@ -23,6 +28,19 @@ LACKS = rf"needs a part of Ray that {re.escape(ray.__version__)} does not have \
 def test_worker_callback_is_called_before_a_worker_ends():
     callback = ray_private.worker_callback()
     assert callback().before_worker_shutdown() is None
+
+
+def test_tune_takes_an_actor_that_ran_out_of_memory_as_one_that_died(monkeypatch):
+    monkeypatch.setattr(RayActorManager, "_actor_task_failed", RayActorManager._actor_task_failed)
+    for _ in range(2):
+        ray_private.let_trials_run_out_of_memory()
+    manager, told = RayActorManager(FixedResourceManager({"CPU": 1})), []
+    actor = TrackedActor(1, on_error=lambda actor, error: told.append(error))
+    task = TrackedActorTask(actor, on_error=lambda actor, error: told.append(error))
+    manager._cleanup_actor = lambda tracked_actor: None
+    manager._actor_task_failed(tracked_actor_task=task, exception=OutOfMemoryError("low"))
+    assert [type(error) for error in told] == [RayActorError] * 2
+    assert {str(error) for error in told} == {ray_private.OUT_OF_MEMORY}
 
 
 def test_serve_host_is_read_off_a_client_that_has_it():
@@ -60,6 +78,10 @@ def test_simulated_nodes_are_those_that_the_provider_reads():
         (ray_private.worker_callback, "ray.train.v2._internal.execution.callback"),
         (ray_private.abandoned_groups, "ray._private.state"),
         (ray_private.serve_host, "ray.serve.context"),
+        (
+            ray_private.let_trials_run_out_of_memory,
+            "ray.air.execution._internal.actor_manager",
+        ),
         (lambda: ray_private.prepared_launcher_config({}), "ray.autoscaler._private.util"),
         (
             lambda: ray_private.simulated_nodes("a:1"),

@@ -167,7 +167,7 @@ def test_workers_that_the_cluster_cannot_hold_are_refused_at_once(
     )
     with pytest.raises(RaypixelError, match=text):
         train_into(tmp_path, config, digits)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # not the three minutes of a start that times out
 
 
 def test_recorded_training_leaves_parameters_metrics_and_files_in_mlflow(

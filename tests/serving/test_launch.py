@@ -9,6 +9,7 @@ import torch
 from ray import serve
 from ray.exceptions import ActorDiedError, GetTimeoutError
 
+from raypixel import zoo
 from raypixel.config import load_yaml, parse
 from raypixel.errors import CheckpointError, ConfigError, RaypixelError, ServingError
 from raypixel.runs.tracking import TrackingError
@@ -148,10 +149,11 @@ def test_a_service_that_does_not_start_says_so_in_one_line(monkeypatch, error, l
     assert str(raised.value) == f"the service does not start: {line}"
 
 
-def test_models_are_named_after_their_folder_or_as_asked():
+def test_models_are_named_after_their_folder_or_as_asked(monkeypatch):
     assert parse_models((), "runs/digits/") == {"digits": "runs/digits/"}
     assert parse_models((), "models:/best@champion") == {"best": "models:/best@champion"}
     assert list(parse_models(("a=x", "b=y=z"), "runs/c")) == ["c", "a", "b"]
+    monkeypatch.setattr(zoo, "zoo_names", lambda: [])
     for texts, problem in ((("a",), "NAME=CHECKPOINT"), (("a=x", "a=y"), "twice"), ((), "none")):
         with pytest.raises(ConfigError, match=problem):
             parse_models(texts, None)

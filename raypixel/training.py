@@ -26,6 +26,7 @@ from raypixel.data.batches import Batch
 from raypixel.errors import TrainingError
 from raypixel.evaluation import batch_nll_nats
 from raypixel.models import PixelModel
+from raypixel.nn.shifted import initialize
 from raypixel.optimization import TrainingConfig, learning_rate_at, make_optimizer
 from raypixel.units import Likelihood, bits_per_dim
 
@@ -160,6 +161,8 @@ class _Loop:
         self.total_steps = batches.num_steps * config.num_epochs
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
+        if resume is None:
+            self._initialize()
         self.ema = (
             AveragedModel(self.model, multi_avg_fn=_warmed_ema(config.ema_decay))
             if config.ema_decay
@@ -244,6 +247,27 @@ class _Loop:
         text = timing.describe(is_used=self.position.is_compiled)
         report(Report("note", self.position, self.total_steps, text=text))
 
+    def _initialize(self) -> None:
+        """Let the first global batch set what weight-normalized layers start from, without dropout, in float32."""
+
+        counts = True  # a blank image does not
+
+        def run() -> None:
+            nonlocal counts
+            batch = next(self.batches.epoch(0))
+            counts = len(batch.x) > 0
+            self.model.eval()
+            batch = batch if counts else self._blank(batch)
+            batch_nll_nats(self.model, batch, device=self.device, precision="float32")
+
+        def over_workers(sums: Tensor) -> Tensor:
+            sums = sums * counts
+            if self.world_size > 1:
+                dist.all_reduce(sums)
+            return sums
+
+        initialize(self.model, run, over_workers)
+
     def _step(self, batch: Batch) -> dict[str, float]:
         config, position, started = self.config, self.position, time.perf_counter()
         rate = learning_rate_at(config, position.step, self.total_steps)
@@ -285,11 +309,13 @@ class _Loop:
         if len(batch.x):
             return self._batch_nats(batch, network)
         # DDP needs a backward pass on every rank: one black image, weighted zero
-        shape = self.model.image_shape
-        blank = torch.zeros((1, *shape), dtype=torch.uint8)
+        return 0.0 * self._batch_nats(self._blank(batch), network)
+
+    def _blank(self, batch: Batch) -> Batch:
+        """Return one black image in the place of a batch of which this worker has no share."""
+        blank = torch.zeros((1, *self.model.image_shape), dtype=torch.uint8)
         labels = None if batch.class_labels is None else torch.zeros(1, dtype=torch.int64)
-        blank_batch = Batch(blank, labels, batch.global_size)
-        return 0.0 * self._batch_nats(blank_batch, network)
+        return Batch(blank, labels, batch.global_size)
 
     def _batch_nats(self, batch: Batch, network: nn.Module) -> Tensor:
         return batch_nll_nats(

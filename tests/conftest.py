@@ -54,7 +54,7 @@ def digits(digits_root) -> Manifest:
 def tiny(digits_root):
     """Make a small experiment on digits with some options changed."""
 
-    def make(**changes) -> ExperimentConfig:
+    def make(recipe: str = "digits_pixelcnn", **changes) -> ExperimentConfig:
         overrides = {
             "model.hidden_size": 8,
             "model.num_layers": 1,
@@ -67,7 +67,9 @@ def tiny(digits_root):
             "scaling.num_workers": 0,
         }
         overrides |= {key.replace("__", "."): value for key, value in changes.items()}
-        return load_experiment("digits_pixelcnn", overrides)
+        if recipe != "digits_pixelcnn":  # which alone has these layers
+            del overrides["model.output_size"]
+        return load_experiment(recipe, overrides)
 
     return make
 

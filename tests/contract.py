@@ -43,6 +43,14 @@ def tiny_options(kind: str) -> dict[str, Any]:
     return options
 
 
+def nested_options(kind: str) -> dict[str, Any]:
+    """Return the smallest options of a model inside a model, which must share the other's likelihood."""
+    options = tiny_options(kind)
+    if "likelihood" in model_classes()[kind].Config.model_fields:
+        options["likelihood"] = "softmax"
+    return options
+
+
 def other_values(name: str, field: FieldInfo) -> list[tuple[str, Any]]:
     """Return (label, value) of an option's values that are not its default, where they can be listed."""
     default = field.get_default(call_default_factory=True)
@@ -53,7 +61,7 @@ def other_values(name: str, field: FieldInfo) -> list[tuple[str, Any]]:
     if get_origin(field.annotation) is Literal and name != "kind":
         return [(str(value), value) for value in get_args(field.annotation) if value != default]
     if field.annotation is ModelConfig:
-        return [(kind, tiny_options(kind)) for kind in model_classes() if kind != default.kind]
+        return [(kind, nested_options(kind)) for kind in model_classes() if kind != default.kind]
     return []
 
 

@@ -122,6 +122,14 @@ def _gated_pixelcnn_condition(model: PixelModel, row: int, column: int) -> Tenso
     return field
 
 
+def _everything(model: PixelModel, row: int, column: int) -> Tensor:
+    """See all earlier pixels: by attention, or by layers that reach further than these images are large."""
+    field = _nothing(model)
+    field[:row] = True
+    field[row, :column] = True
+    return field
+
+
 def _multiscale(model: PixelModel, row: int, column: int) -> Tensor:
     """See, at a pixel of the small image, what the base sees, spread by the factor.
 
@@ -161,6 +169,8 @@ _SEEN = {
     "diagonal_bilstm": _diagonal_bilstm,
     "gated_pixelcnn": _gated_pixelcnn,
     "multiscale": _multiscale,
+    "pixelcnn_pp": _everything,
+    "pixelsnail": _everything,
 }
 _CONDITION_SEEN = {
     "pixelcnn": _pixelcnn_condition,

@@ -105,6 +105,7 @@ def equal_weights(first, second) -> bool:
         },
         {"training__precision": "bf16"},
         {"model__dropout": 0.3},
+        {"recipe": "digits_pixelcnn_pp", "training__ema_decay": 0.9},
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
@@ -206,6 +207,25 @@ def test_several_workers_train_what_one_does(tiny, tmp_path, world_size):
         assert their_metrics["val/num_images"] == 49
         for name, weight in model.state_dict().items():
             torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_first_global_batch_initializes_a_model_whatever_the_number_of_workers(tiny, tmp_path):
+    """Three workers, of which one has no image of a batch of two."""
+    config = tiny(
+        "digits_pixelcnn_pp",
+        model__dropout=0.0,
+        training__batch_size=2,
+        training__max_steps=2,
+        training__seed=3,
+    )
+    losses, _, model = run(config, tmp_path / "one")
+    torch.multiprocessing.spawn(_worker, args=(config, tmp_path, 3), nprocs=3)
+    for rank in range(3):
+        their_losses, _, weights = torch.load(tmp_path / f"{rank}.pt")
+        assert their_losses == pytest.approx(losses, rel=1e-3)
+        for name, weight in model.state_dict().items():
+            torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -188,6 +188,8 @@ def _values(module: str, annotation: ast.expr) -> str | None:
             return None
         if node is None and annotation.id in ("int", "float", "bool", "str"):
             return annotation.id
+    if isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None":
+        return f"{_values(module, annotation.left)} | None"
     raise UnreadError(ast.unparse(annotation))
 
 

@@ -43,9 +43,9 @@ def level_probabilities(
     """
     row, column = position
     x, params = _parameters(model, x, class_label)
-    params = params[:, :, :, row : row + 1, column : column + 1].double()
+    params = params[..., row : row + 1, column : column + 1].double()
     levels = torch.arange(model.num_levels, device=x.device)
-    params = params.expand(len(levels), -1, -1, -1, -1)  # (K, P, C, 1, 1)
+    params = params.expand(len(levels), *params.shape[1:])  # (K, P, C, 1, 1) or (K, P, 1, 1)
     probabilities = []
     for channel in range(x.shape[1]):
         every = x[:, :, row, column].long().repeat(len(levels), 1)  # (K, C)

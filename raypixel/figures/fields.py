@@ -126,7 +126,7 @@ def mean_gradient(
     generator = torch.Generator().manual_seed(seed)
     x, labels = random_inputs(model, num_inputs, generator)
     x = x.double().requires_grad_()  # levels are integers, but every model scales them first
-    gradient = weighted_gradient(model(x, labels)[:, :, :, row, column], x, generator)
+    gradient = weighted_gradient(model(x, labels)[..., row, column], x, generator)
     return gradient.abs().mean(0).sum(0)
 
 

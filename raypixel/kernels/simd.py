@@ -203,6 +203,16 @@ def broadcast(typing, scalar):
 
 
 @intrinsic
+def spread(typing, base, offset):
+    """Return the float at an offset from a pointer in all lanes."""
+
+    def codegen(context, builder, signature, args):
+        return emit_splat(builder, builder.load(builder.gep(args[0], [args[1]]), align=4))
+
+    return float32x16(floats, types.intp), codegen
+
+
+@intrinsic
 def fma(typing, a, b, c):
     """Return a * b + c, rounded once."""
 

@@ -2,15 +2,18 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from raypixel.config import Frozen, OddSize
-from raypixel.nn.likelihoods import PixelLikelihood
+from raypixel.nn.likelihoods import PixelLikelihood, likelihood_for
+from raypixel.nn.mixtures import DiscretizedLogisticMixture
 from raypixel.nn.norm import Normalization
 from raypixel.nn.plan import Stage
+
+PixelDistribution = Literal["auto", "mixture", "softmax"]
 
 
 class ModelConfig(Frozen):
@@ -44,6 +47,33 @@ class StackConfig(ModelConfig):
     """Layer normalization before each block, per colour group."""
     output_size: int = Field(128, ge=1)
     """Maps of the two 1x1 output layers."""
+
+
+class WholePixelConfig(ModelConfig):
+    """Options of the architectures that condition on whole pixels, PixelCNN++ and PixelSNAIL."""
+
+    hidden_size: int = Field(64, ge=1)
+    """Filters: maps of every layer."""
+    likelihood: PixelDistribution = "auto"
+    """What a pixel is drawn from: a mixture of discretized logistics, a softmax (a logit for two levels) whose channels are
+    independent given the other pixels, or whichever is usual: softmax for two levels, mixture for more."""
+    num_mixtures: int = Field(10, ge=1)
+    """Mixtures K of a pixel."""
+    use_class_conditioning: bool = False
+    """Add an embedding of the class before the gate of every residual layer."""
+
+    @property
+    def is_class_conditional(self) -> bool:
+        """Whether the model is given class labels."""
+        return self.use_class_conditioning
+
+    def make_likelihood(self, num_levels: int, num_channels: int) -> PixelLikelihood:
+        """Return the likelihood of images."""
+        if self.likelihood == "softmax" or (self.likelihood == "auto" and num_levels == 2):
+            return likelihood_for(num_levels)
+        return DiscretizedLogisticMixture(
+            num_levels, num_channels=num_channels, num_mixtures=self.num_mixtures
+        )
 
 
 class PixelModel(nn.Module, ABC):
@@ -80,7 +110,8 @@ class PixelModel(nn.Module, ABC):
             class_labels: (N,) int64 in [0, num_classes - 1] for a class-conditional model, else None.
 
         Returns:
-            Parameters of `self.likelihood`, (N, P, C, H, W).
+            Parameters of `self.likelihood`, (N, P, C, H, W), or (N, P, H, W) if whole pixels have them: then each is decided by
+            the pixels generated before it.
 
         Raises:
             ValueError: Class labels are missing, or given to an unconditional model.

@@ -116,7 +116,8 @@ class Multiscale(PixelModel):
         )
         self.likelihood = self.base.likelihood
         other = self.conditional.likelihood
-        if (type(other), other.num_params) != (type(self.likelihood), self.likelihood.num_params):
+        kinds = [(type(each), each.num_maps(channels)) for each in (self.likelihood, other)]
+        if kinds[0] != kinds[1]:
             names = " and ".join(type(each).__name__ for each in (self.likelihood, other))
             raise ValueError(f"base and conditional must have the same likelihood, got {names}")
 

@@ -1,8 +1,9 @@
-"""Distributions of one sub-pixel: what a model's parameters mean.
+"""Distributions of a pixel's levels: what a model's parameters mean.
 
-A likelihood is stateless. `num_params` parameters stand for each dimension, as (N, num_params, C, H, W) for images
-and (N, num_params) for one dimension. Sampling takes its noise from outside (Gumbel-max), so that an image
-depends on its own seed only and a sample can be repeated on any device.
+A likelihood is stateless. The parameters of images are (N, P, C, H, W) where each dimension has its own (here), or (N, P, H, W)
+where a whole pixel has (`raypixel.nn.mixtures`); those of one pixel are (N, P, C) or (N, P). The channels of a pixel are drawn
+in turn, each given those before it. Sampling takes its noise from outside (Gumbel-max), so that an image depends on
+its own seed only and a sample can be repeated on any device.
 
 Reference: van den Oord et al. 2016a, sec. 2 (256-way softmax; sigmoid for binary images); Gumbel-max: Maddison et
 al. 2014 (arXiv 1411.0030), sec. 2.
@@ -26,13 +27,32 @@ class ScoringLikelihood(Protocol):
 
 
 class PixelLikelihood(ScoringLikelihood, Protocol):
-    """A distribution of each dimension on its own, its parameters (N, P, C, H, W), and what sampling needs of it."""
+    """What sampling, and the last layer of a network, need beside."""
 
-    num_params: int
     noise_size: int
 
-    def sample(self, params: Tensor, noise: Tensor, *, temperature: float = 1.0) -> Tensor:
-        """Draw a level for one dimension of each image, (N,), from params (N, P) and noise (N, noise_size)."""
+    def num_maps(self, num_channels: int) -> int:
+        """Return how many numbers the parameters of a pixel are."""
+        ...
+
+    def unpack(self, maps: Tensor) -> Tensor:
+        """Return the parameters, (N, P, C, ..) or (N, P, ..), that a network's last maps (N, num_maps, ..) are."""
+        ...
+
+    def sample(
+        self, params: Tensor, noise: Tensor, *, given: Tensor, temperature: Tensor | float = 1.0
+    ) -> Tensor:
+        """Draw the level of the next channel of a pixel.
+
+        Args:
+            params: Parameters of one pixel of each image, (N, P, C) or (N, P).
+            noise: Gumbel noise, (N, noise_size).
+            given: Levels of the channels before, (N, c), c < C.
+            temperature: Divides the log-probabilities: a number, or (N, 1).
+
+        Returns:
+            Levels, (N,), int64.
+        """
         ...
 
 
@@ -60,12 +80,26 @@ def nll_nats(likelihood: ScoringLikelihood, params: Tensor, x: Tensor) -> Tensor
     return likelihood.nll_map(params, x).flatten(1).sum(1, dtype=torch.float64)
 
 
-def likelihood_for(num_levels: int) -> "PixelLikelihood":
+def likelihood_for(num_levels: int) -> "Bernoulli | Categorical":
     """Choose Bernoulli for two levels and Categorical for more."""
     return Bernoulli() if num_levels == 2 else Categorical(num_levels)
 
 
-class Bernoulli:
+class PerDimension:
+    """What the likelihoods share in which each dimension has `num_params` parameters of its own."""
+
+    num_params: int
+
+    def num_maps(self, num_channels: int) -> int:
+        """Return how many numbers the parameters of a pixel are."""
+        return num_channels * self.num_params
+
+    def unpack(self, maps: Tensor) -> Tensor:
+        """Return parameters (N, P, C, ..) from maps (N, C * P, ..)."""
+        return maps.unflatten(1, (-1, self.num_params)).transpose(1, 2)
+
+
+class Bernoulli(PerDimension):
     """Two levels, one logit each: log p(1) = log sigmoid(logit)."""
 
     num_levels = 2
@@ -77,13 +111,15 @@ class Bernoulli:
         logits = _at_least_float32(params)[:, 0]
         return F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none")
 
-    def sample(self, params: Tensor, noise: Tensor, *, temperature: float = 1.0) -> Tensor:
-        """Draw 0 or 1 from logits (N, 1) and Gumbel noise (N, 2), (N,) int64."""
-        logits = _at_least_float32(params)[:, 0] / temperature
+    def sample(
+        self, params: Tensor, noise: Tensor, *, given: Tensor, temperature: Tensor | float = 1.0
+    ) -> Tensor:
+        """Draw 0 or 1 from logits (N, 1, C) and Gumbel noise (N, 2), (N,) int64."""
+        logits = _at_least_float32(params[:, :, given.shape[1]] / temperature)[:, 0]
         return (logits + noise[:, 1] > noise[:, 0]).long()
 
 
-class Categorical:
+class Categorical(PerDimension):
     """K levels, K logits each: no shape is assumed, the distribution may be multimodal."""
 
     def __init__(self, num_levels: int) -> None:
@@ -93,9 +129,12 @@ class Categorical:
         """Return nats of every dimension, (N, C, H, W), from logits (N, K, C, H, W)."""
         return F.cross_entropy(_at_least_float32(params), x.long(), reduction="none")
 
-    def sample(self, params: Tensor, noise: Tensor, *, temperature: float = 1.0) -> Tensor:
-        """Draw a level from logits (N, K) and Gumbel noise (N, K), (N,) int64."""
-        return (_at_least_float32(params) / temperature + noise).argmax(dim=1)
+    def sample(
+        self, params: Tensor, noise: Tensor, *, given: Tensor, temperature: Tensor | float = 1.0
+    ) -> Tensor:
+        """Draw a level from logits (N, K, C) and Gumbel noise (N, K), (N,) int64."""
+        logits = _at_least_float32(params[:, :, given.shape[1]] / temperature)
+        return (logits + noise).argmax(dim=1)
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -35,8 +35,14 @@ class DiscretizedLogisticMixture:
         self.num_levels = self.noise_size = num_levels
         self.num_channels = num_channels
         self.num_mixtures = num_mixtures
-        num_pairs = num_channels * (num_channels - 1) // 2
-        self.num_pixel_params = num_mixtures * (1 + 2 * num_channels + num_pairs)
+
+    def num_maps(self, num_channels: int) -> int:
+        """Return how many numbers the parameters of a pixel are: 3, 6, 10 of each mixture for 1, 2, 3 channels."""
+        return self.num_mixtures * (1 + 2 * num_channels + num_channels * (num_channels - 1) // 2)
+
+    def unpack(self, maps: Tensor) -> Tensor:
+        """Return parameters (N, P, ..) from maps (N, P, ..)."""
+        return maps
 
     def nll_nats(self, params: Tensor, x: Tensor) -> Tensor:
         """Return the negative log-likelihood of each image, (N,), float64; see `raypixel.nn.likelihoods.nll_nats`."""
@@ -80,7 +86,7 @@ class DiscretizedLogisticMixture:
         return (mixture[..., None] + bins).logsumexp(dim=1)
 
     def sample(
-        self, params: Tensor, noise: Tensor, *, given: Tensor, temperature: float = 1.0
+        self, params: Tensor, noise: Tensor, *, given: Tensor, temperature: Tensor | float = 1.0
     ) -> Tensor:
         """Draw a level of the next channel, (N,), from params (N, P), Gumbel noise (N, num_levels) and `given` (N, c)."""
         return (self.log_probabilities(params, given) / temperature + noise).argmax(dim=1)

@@ -5,11 +5,14 @@ Sampling advances by one sub-pixel at a time, so of each map only a few rows are
 
 - passes over a whole row, run when the row begins: everything that reads finished rows only (the rows above a
   kernel, the vertical stack, state-to-state from the row above, the right-to-left states of the finished row);
-- for each colour group, the operations at one position: what reads the pixels to the left, and earlier colours.
+- for each colour group, the operations at one position: what reads the pixels to the left, and earlier colours;
+- operations at a position whose level is known, for what reads the pixel itself (keys and values of attention).
 
-Each layer has, beside `forward`, a method `emit` that appends its operations. Samplers interpret the plan: one in
-PyTorch over a batch (any device and type), one compiled, image by image. Neither knows an architecture.
-A position costs what its share of a forward pass costs; memory grows with the width of the image, not its area.
+A network may have layers of lower resolution: a plane of scale s has a cell for every s-th row and column, and its
+operations run there only (`Phase`). Each layer has, beside `forward`, a method `emit` that appends its operations. Samplers
+interpret the plan: one in PyTorch over a batch (any device and type), one compiled, image by image. Neither knows an
+architecture. A position costs what its share of a forward pass costs; memory grows with the width of the image, not its
+area, but for attention over all rows.
 
 Reference: caching as in Ramachandran et al. 2017 (arXiv 1704.06001) and van den Oord et al. 2016a, sec. 3.
 """
@@ -34,6 +37,7 @@ class Plane:
         size: Channels.
         kind: "row" keeps whole rows; "cell" one position, until the next one; "image" one vector for an image.
         rows: Rows alive, the current one included.
+        scale: Rows and columns of the image for one of the plane's, a power of 2.
         left: Columns kept to the left of the image.
         right: Columns kept to the right of the image.
         above: What rows above the image hold, (size,); zeros if None.
@@ -43,6 +47,7 @@ class Plane:
     size: int
     kind: Kind
     rows: int = 1
+    scale: int = 1
     left: int = 0
     right: int = 0
     above: Tensor | None = None
@@ -60,7 +65,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Tap:
-    """Some channels of a plane at a position relative to the current one."""
+    """Some channels of a plane at a position relative to the current one, in rows and columns of the plane."""
 
     plane: Plane
     row: int
@@ -95,10 +100,35 @@ class Norm:
 
 @dataclass(frozen=True)
 class Gate:
-    """target = tanh(first half of the source) * sigmoid(second half)."""
+    """target = tanh(first half of the source), or that half itself if so, * sigmoid(second half) + plus."""
 
     target: Tap
     source: Tap
+    is_linear: bool = False
+    plus: Tap | None = None
+
+
+@dataclass(frozen=True)
+class Elu:
+    """target = elu(source), with elu(-source) after it where the target is twice as wide."""
+
+    target: Tap
+    source: Tap
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Each head's mean of the values at earlier positions, weighted by softmax(query . key / sqrt(size)); zero at the first.
+
+    The channels of query, keys, values and target are those of one head after another. Positions are earlier in raster order, and
+    in the rows that the planes of keys and values keep.
+    """
+
+    target: Tap
+    query: Tap
+    keys: Tap
+    values: Tap
+    num_heads: int
 
 
 @dataclass(frozen=True)
@@ -111,7 +141,19 @@ class Cell:
     previous: Tap
 
 
-Op = Linear | Norm | Gate | Cell
+Op = Linear | Norm | Gate | Cell | Elu | Attention
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The positions at which an operation runs: every so many rows and columns, from the given ones on."""
+
+    every: int = 1
+    row: int = 0
+    column: int = 0
+
+
+EVERYWHERE = Phase()
 
 
 @dataclass(frozen=True)
@@ -122,11 +164,13 @@ class RowPass:
         ops: The operations.
         order: "parallel" or "leftwards".
         skips_first: Not run for the first row, above which there is none.
+        phase: In which rows and columns.
     """
 
     ops: tuple[Op, ...]
     order: Order = "parallel"
     skips_first: bool = False
+    phase: Phase = EVERYWHERE
 
 
 @dataclass(frozen=True)
@@ -138,12 +182,14 @@ class Step:
         group: Colour group, whose sub-step runs it.
         scans: It reads its own result from the left, so a row of it cannot be computed at once.
         is_output: Its result leads to the parameters only, to no later position.
+        phase: At which positions.
     """
 
     op: Op
     group: int
     scans: bool = False
     is_output: bool = False
+    phase: Phase = EVERYWHERE
 
 
 @dataclass
@@ -156,7 +202,10 @@ class Plan:
         levels: Scaled image, C channels.
         classes: One-hot class of the image, where the network has classes.
         condition: Conditioning maps, where the network has them.
-        params: C * P parameters at the current position.
+        params: The parameters' maps at the current position.
+        passes: What runs when a row begins.
+        steps: What runs at a position, before its levels are known.
+        ends: What runs there when they are.
     """
 
     num_channels: int
@@ -167,6 +216,7 @@ class Plan:
     planes: list[Plane] = field(default_factory=list)
     passes: list[RowPass] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    ends: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.levels = self.plane(self.num_channels)
@@ -179,30 +229,53 @@ class Plan:
         size: int,
         *,
         kind: Kind = "row",
+        scale: int = 1,
         above: Tensor | None = None,
         beside: Tensor | None = None,
     ) -> Plane:
         """Add a plane; `Plane.at` widens it to what is read of it."""
-        plane = Plane(size, kind, above=above, beside=beside)
+        plane = Plane(size, kind, scale=scale, above=above, beside=beside)
         self.planes.append(plane)
         return plane
 
-    def over_row(self, *ops: Op, order: Order = "parallel", skips_first: bool = False) -> None:
+    def over_row(
+        self,
+        *ops: Op,
+        order: Order = "parallel",
+        skips_first: bool = False,
+        phase: Phase = EVERYWHERE,
+    ) -> None:
         """Run operations over each row that begins."""
-        self.passes.append(RowPass(ops, order, skips_first))
+        self.passes.append(RowPass(ops, order, skips_first, phase))
 
-    def step(self, op: Op, group: int, *, scans: bool = False, is_output: bool = False) -> None:
+    def step(
+        self,
+        op: Op,
+        group: int,
+        *,
+        scans: bool = False,
+        is_output: bool = False,
+        phase: Phase = EVERYWHERE,
+    ) -> None:
         """Run an operation in the sub-step of a colour group."""
-        self.steps.append(Step(op, group, scans, is_output))
+        self.steps.append(Step(op, group, scans, is_output, phase))
 
-    def program(self, group: int) -> list[Op]:
+    def end(self, op: Op) -> None:
+        """Run an operation at a position whose levels are known."""
+        self.ends.append(Step(op, self.num_groups - 1))
+
+    def program(self, group: int) -> list[Step]:
         """Return the operations of a sub-step, in order."""
-        return [step.op for step in self.steps if step.group == group]
+        return [step for step in self.steps if step.group == group]
 
     def num_products(self) -> int:
-        """Return the multiplications of one position: all passes and all sub-steps."""
-        ops = [op for each in self.passes for op in each.ops] + [step.op for step in self.steps]
-        return sum(op.weight.numel() for op in ops if isinstance(op, Linear))
+        """Return the multiplications by weights for one position: all passes and all sub-steps."""
+        ops = [(op, each.phase) for each in self.passes for op in each.ops]
+        ops += [(step.op, step.phase) for step in (*self.steps, *self.ends)]
+        products = (
+            op.weight.numel() / phase.every**2 for op, phase in ops if isinstance(op, Linear)
+        )
+        return round(sum(products))
 
 
 @dataclass(frozen=True)

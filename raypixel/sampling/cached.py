@@ -19,6 +19,7 @@ from torch import Tensor
 
 from raypixel.models import PixelModel
 from raypixel.nn.likelihoods import Bernoulli, Categorical
+from raypixel.nn.mixtures import DiscretizedLogisticMixture
 from raypixel.nn.plan import Stage
 from raypixel.sampling import compiled, cuda_graph
 from raypixel.sampling.oracle import Image, image_noise
@@ -67,7 +68,7 @@ class CachedSampler:
 
     Attributes:
         x: Levels written so far, (num_slots, C, H, W), uint8, on the model's device.
-        params: Parameters of every sub-pixel, (num_slots, P, C, H, W), if they are kept.
+        params: Parameters of every sub-pixel, (num_slots, P, C, H, W), or of every pixel, (num_slots, P, H, W), if they are kept.
         implementation: How it advances.
         stage: Which stage each image stands in: -1 of an empty slot, the number of stages of a complete image.
         row: Row of each image's next pixel in its stage.
@@ -95,7 +96,8 @@ class CachedSampler:
         self.image_shape = shape = model.image_shape
         likelihood, device = model.likelihood, parameter.device
         noise = (num_slots, math.prod(shape), likelihood.noise_size)
-        params = (num_slots if keeps_params else 0, likelihood.num_params, *shape)
+        blank = torch.zeros(0, likelihood.num_maps(shape[0]), *shape[1:])
+        params = (num_slots if keeps_params else 0, *likelihood.unpack(blank).shape[1:])
         self._slots = slots = Slots(
             likelihood=likelihood,
             num_levels=model.num_levels,
@@ -176,7 +178,7 @@ class CachedSampler:
         """Consume the rows at the top that are observed in all of these images, in one pass wherever nothing recurs.
 
         The images stand at the beginning of a stage. Compiled code does nothing here: it walks over observed rows faster
-        than that, but for large batches, and image by image, so that an image's numbers do not depend on who else comes.
+        than that, and so that an image's numbers do not depend on who else comes.
         """
         (number,) = {int(self.stage[slot]) for slot in slots}
         if number < len(self._stages) and self.implementation != "compiled":
@@ -197,7 +199,7 @@ def choose_implementation(slots: Slots) -> Implementation:
     """
     if cuda_graph.is_available(slots.device):
         return "cuda_graph"
-    is_plain = isinstance(slots.likelihood, Bernoulli | Categorical)
+    is_plain = isinstance(slots.likelihood, Bernoulli | Categorical | DiscretizedLogisticMixture)
     is_compiled = slots.device.type == "cpu" and is_plain and compiled.is_available(slots.dtype)
     return "compiled" if is_compiled else "interpreter"
 

@@ -15,9 +15,9 @@ from numba.extending import overload
 
 from raypixel.kernels import simd
 from raypixel.kernels.compilation import drop_stale_code
-from raypixel.kernels.simd import LANES, as_floats, broadcast, clamp, fma, load, number, store
+from raypixel.kernels.simd import LANES, as_floats, clamp, fma, load, number, spread, store
 
-__all__ = ["LANES", "accumulate", "accumulate_all", "compiled", "gather", "sigmoids", "tanhs"]
+__all__ = ["LANES", "add", "compiled", "copy", "elus", "gather", "multiply", "sigmoids", "tanhs"]
 
 drop_stale_code(Path(__file__).parent)
 
@@ -30,18 +30,41 @@ def compiled(function: Any) -> Any:
         return njit(nogil=True)(function)
 
 
-def accumulate(sums, values, places, count, weights, padded):
-    """Add values[k] * weights[places[k] : places[k] + padded] to sums, for k < count."""
-    raise NotImplementedError("compiled code only")
+def multiply(outputs, inputs, num_places, size, weights, at, num_blocks):
+    """Add inputs times weights to outputs, place by place.
 
+    The additions of one output are those of `size` products, one after another, each multiplication and addition rounded once:
+    the same bits whatever else is in the tile.
 
-def accumulate_all(sums, values, place, count, weights, padded):
-    """Add values[k] * weights[place + k * padded : place + (k + 1) * padded] to sums, for k < count."""
+    Args:
+        outputs: num_places times num_blocks * LANES numbers.
+        inputs: num_places times size numbers.
+        num_places: Places.
+        size: Inputs of a place.
+        weights: From `at` on, for each block of LANES outputs, size times LANES numbers.
+        at: Where these weights begin.
+        num_blocks: Blocks of outputs.
+    """
     raise NotImplementedError("compiled code only")
 
 
 def gather(values, at, flat, base, size, rectifies):
     """Copy numbers from a flat array to values[at:], through a ReLU if so; the next fifteen may change too."""
+    raise NotImplementedError("compiled code only")
+
+
+def add(values, at, flat, base, size):
+    """Add numbers of a flat array to values[at:]; the next fifteen may change too."""
+    raise NotImplementedError("compiled code only")
+
+
+def copy(flat, base, values, at, size):
+    """Copy numbers of values[at:] to a flat array, and nothing after them."""
+    raise NotImplementedError("compiled code only")
+
+
+def elus(buffer, size):
+    """Replace the first numbers x by x where positive, else e^x - 1; the next fifteen may change too."""
     raise NotImplementedError("compiled code only")
 
 
@@ -55,97 +78,111 @@ def tanhs(buffer, size):
     raise NotImplementedError("compiled code only")
 
 
-def _accumulate_lanes(sums, values, places, count, weights, padded):
-    w, s = as_floats(weights.ctypes.data), as_floats(sums.ctypes.data)
-    o = 0
-    while o + 32 <= padded:
-        a, b = load(s, o), load(s, o + 16)
-        c, d = number(0.0), number(0.0)
-        k = 0
-        while k + 2 <= count:
-            first, second = broadcast(values[k]), broadcast(values[k + 1])
-            p, q = places[k] + o, places[k + 1] + o
-            a = fma(first, load(w, p), a)
-            b = fma(first, load(w, p + 16), b)
-            c = fma(second, load(w, q), c)
-            d = fma(second, load(w, q + 16), d)
-            k += 2
-        if k < count:
-            first, p = broadcast(values[k]), places[k] + o
-            a = fma(first, load(w, p), a)
-            b = fma(first, load(w, p + 16), b)
-        store(s, o, a + c)
-        store(s, o + 16, b + d)
-        o += 32
-    if o < padded:
-        a, b = load(s, o), number(0.0)
-        c, d = number(0.0), number(0.0)
-        k = 0
-        while k + 4 <= count:
-            a = fma(broadcast(values[k]), load(w, places[k] + o), a)
-            b = fma(broadcast(values[k + 1]), load(w, places[k + 1] + o), b)
-            c = fma(broadcast(values[k + 2]), load(w, places[k + 2] + o), c)
-            d = fma(broadcast(values[k + 3]), load(w, places[k + 3] + o), d)
-            k += 4
-        while k < count:
-            a = fma(broadcast(values[k]), load(w, places[k] + o), a)
-            k += 1
-        store(s, o, (a + b) + (c + d))
+def _multiply_lanes(outputs, inputs, num_places, size, weights, at, num_blocks):
+    # A tile is what fits the registers: one block of outputs of four places, which load its weights once; or, of a place or two
+    # alone, more blocks, so that an addition need not wait for the one before it.
+    y, x = as_floats(outputs.ctypes.data), as_floats(inputs.ctypes.data)
+    w = as_floats(weights.ctypes.data)
+    width, block = num_blocks * 16, size * 16
+    place = 0
+    if num_places >= 4:
+        for b in range(num_blocks):
+            place = 0
+            while place + 4 <= num_places:
+                o, i = place * width + b * 16, place * size
+                first, second = load(y, o), load(y, o + width)
+                third, fourth = load(y, o + 2 * width), load(y, o + 3 * width)
+                p = at + b * block
+                for k in range(i, i + size):
+                    v = load(w, p)
+                    first = fma(spread(x, k), v, first)
+                    second = fma(spread(x, k + size), v, second)
+                    third = fma(spread(x, k + 2 * size), v, third)
+                    fourth = fma(spread(x, k + 3 * size), v, fourth)
+                    p += 16
+                store(y, o, first)
+                store(y, o + width, second)
+                store(y, o + 2 * width, third)
+                store(y, o + 3 * width, fourth)
+                place += 4
+    if place + 2 <= num_places:
+        i = place * size
+        b = 0
+        while b + 2 <= num_blocks:
+            o, p = place * width + b * 16, at + b * block
+            first, second = load(y, o), load(y, o + 16)
+            third, fourth = load(y, o + width), load(y, o + width + 16)
+            for k in range(i, i + size):
+                u, v = load(w, p), load(w, p + block)
+                one, two = spread(x, k), spread(x, k + size)
+                first = fma(one, u, first)
+                second = fma(one, v, second)
+                third = fma(two, u, third)
+                fourth = fma(two, v, fourth)
+                p += 16
+            store(y, o, first)
+            store(y, o + 16, second)
+            store(y, o + width, third)
+            store(y, o + width + 16, fourth)
+            b += 2
+        if b < num_blocks:
+            o, p = place * width + b * 16, at + b * block
+            first, third = load(y, o), load(y, o + width)
+            for k in range(i, i + size):
+                u = load(w, p)
+                first = fma(spread(x, k), u, first)
+                third = fma(spread(x, k + size), u, third)
+                p += 16
+            store(y, o, first)
+            store(y, o + width, third)
+        place += 2
+    if place < num_places:
+        i = place * size
+        b = 0
+        while b + 4 <= num_blocks:
+            o, p = place * width + b * 16, at + b * block
+            first, second = load(y, o), load(y, o + 16)
+            third, fourth = load(y, o + 32), load(y, o + 48)
+            for k in range(i, i + size):
+                one = spread(x, k)
+                first = fma(one, load(w, p), first)
+                second = fma(one, load(w, p + block), second)
+                third = fma(one, load(w, p + 2 * block), third)
+                fourth = fma(one, load(w, p + 3 * block), fourth)
+                p += 16
+            store(y, o, first)
+            store(y, o + 16, second)
+            store(y, o + 32, third)
+            store(y, o + 48, fourth)
+            b += 4
+        while b + 2 <= num_blocks:
+            o, p = place * width + b * 16, at + b * block
+            first, second = load(y, o), load(y, o + 16)
+            for k in range(i, i + size):
+                one = spread(x, k)
+                first = fma(one, load(w, p), first)
+                second = fma(one, load(w, p + block), second)
+                p += 16
+            store(y, o, first)
+            store(y, o + 16, second)
+            b += 2
+        if b < num_blocks:
+            o, p = place * width + b * 16, at + b * block
+            first = load(y, o)
+            for k in range(i, i + size):
+                first = fma(spread(x, k), load(w, p), first)
+                p += 16
+            store(y, o, first)
 
 
-def _accumulate_plain(sums, values, places, count, weights, padded):
-    for k in range(count):
-        value, place = values[k], places[k]
-        for o in range(padded):
-            sums[o] += value * weights[place + o]
-
-
-def _accumulate_all_lanes(sums, values, place, count, weights, padded):
-    w, s = as_floats(weights.ctypes.data), as_floats(sums.ctypes.data)
-    o = 0
-    while o + 32 <= padded:
-        a, b = load(s, o), load(s, o + 16)
-        c, d = number(0.0), number(0.0)
-        p = place + o
-        k = 0
-        while k + 2 <= count:
-            first, second = broadcast(values[k]), broadcast(values[k + 1])
-            a = fma(first, load(w, p), a)
-            b = fma(first, load(w, p + 16), b)
-            c = fma(second, load(w, p + padded), c)
-            d = fma(second, load(w, p + padded + 16), d)
-            p += 2 * padded
-            k += 2
-        if k < count:
-            first = broadcast(values[k])
-            a = fma(first, load(w, p), a)
-            b = fma(first, load(w, p + 16), b)
-        store(s, o, a + c)
-        store(s, o + 16, b + d)
-        o += 32
-    if o < padded:
-        a, b = load(s, o), number(0.0)
-        c, d = number(0.0), number(0.0)
-        p = place + o
-        k = 0
-        while k + 4 <= count:
-            a = fma(broadcast(values[k]), load(w, p), a)
-            b = fma(broadcast(values[k + 1]), load(w, p + padded), b)
-            c = fma(broadcast(values[k + 2]), load(w, p + 2 * padded), c)
-            d = fma(broadcast(values[k + 3]), load(w, p + 3 * padded), d)
-            p += 4 * padded
-            k += 4
-        while k < count:
-            a = fma(broadcast(values[k]), load(w, p), a)
-            p += padded
-            k += 1
-        store(s, o, (a + b) + (c + d))
-
-
-def _accumulate_all_plain(sums, values, place, count, weights, padded):
-    for k in range(count):
-        for o in range(padded):
-            sums[o] += values[k] * weights[place + k * padded + o]
+def _multiply_plain(outputs, inputs, num_places, size, weights, at, num_blocks):
+    for place in range(num_places):
+        for b in range(num_blocks):
+            o = (place * num_blocks + b) * 16
+            for k in range(size):
+                value, p = inputs[place * size + k], at + (b * size + k) * 16
+                for lane in range(16):
+                    outputs[o + lane] += value * weights[p + lane]
 
 
 def _gather_lanes(values, at, flat, base, size, rectifies):
@@ -160,6 +197,46 @@ def _gather_plain(values, at, flat, base, size, rectifies):
     for k in range(size):
         value = flat[base + k]
         values[at + k] = 0.0 if rectifies and value < 0.0 else value
+
+
+def _add_lanes(values, at, flat, base, size):
+    v, m = as_floats(values.ctypes.data), as_floats(flat.ctypes.data)
+    for k in range(0, size, 16):
+        store(v, at + k, load(v, at + k) + load(m, base + k))
+
+
+def _add_plain(values, at, flat, base, size):
+    for k in range(size):
+        values[at + k] += flat[base + k]
+
+
+def _copy_lanes(flat, base, values, at, size):
+    m, v = as_floats(flat.ctypes.data), as_floats(values.ctypes.data)
+    whole = size // 16 * 16
+    for k in range(0, whole, 16):
+        store(m, base + k, load(v, at + k))
+    for k in range(whole, size):
+        flat[base + k] = values[at + k]
+
+
+def _copy_plain(flat, base, values, at, size):
+    for k in range(size):
+        flat[base + k] = values[at + k]
+
+
+def _elus_lanes(buffer, size):
+    b = as_floats(buffer.ctypes.data)
+    zero, one, largest = number(0.0), number(1.0), number(3.4e38)
+    for o in range(0, size, 16):
+        x = load(b, o)
+        below, above = clamp(x, number(-87.0), zero), clamp(x, zero, largest)
+        store(b, o, above + (simd.exp(below) - one))
+
+
+def _elus_plain(buffer, size):
+    for o in range(size):
+        if buffer[o] < 0.0:
+            buffer[o] = math.expm1(buffer[o])
 
 
 def _sigmoids_lanes(buffer, size):
@@ -184,19 +261,29 @@ def _tanhs_plain(buffer, size):
         buffer[o] = math.tanh(buffer[o])
 
 
-@overload(accumulate)
-def _choose_accumulate(sums, values, places, count, weights, padded):
-    return _accumulate_lanes if sums.dtype == types.float32 else _accumulate_plain
-
-
-@overload(accumulate_all)
-def _choose_accumulate_all(sums, values, place, count, weights, padded):
-    return _accumulate_all_lanes if sums.dtype == types.float32 else _accumulate_all_plain
+@overload(multiply)
+def _choose_multiply(outputs, inputs, num_places, size, weights, at, num_blocks):
+    return _multiply_lanes if outputs.dtype == types.float32 else _multiply_plain
 
 
 @overload(gather)
 def _choose_gather(values, at, flat, base, size, rectifies):
     return _gather_lanes if values.dtype == types.float32 else _gather_plain
+
+
+@overload(add)
+def _choose_add(values, at, flat, base, size):
+    return _add_lanes if values.dtype == types.float32 else _add_plain
+
+
+@overload(copy)
+def _choose_copy(flat, base, values, at, size):
+    return _copy_lanes if values.dtype == types.float32 else _copy_plain
+
+
+@overload(elus)
+def _choose_elus(buffer, size):
+    return _elus_lanes if buffer.dtype == types.float32 else _elus_plain
 
 
 @overload(sigmoids)

@@ -54,7 +54,7 @@ def draw(
     device = next(model.parameters()).device
     channels, height, width = model.image_shape
     noise = torch.stack([image_noise(model, image.seed) for image in images]).to(device)  # N, D, P
-    temperature = torch.tensor([[image.temperature] for image in images], dtype=torch.float64)
+    temperature = torch.tensor([[image.temperature] for image in images], device=device)
     labels = None
     if images[0].class_label is not None:
         labels = torch.tensor([image.class_label for image in images], device=device)
@@ -66,9 +66,12 @@ def draw(
             levels[k] = torch.where(keeps[k], image.x.to(device), levels[k])
     for number, (i, j) in enumerate(model.generation_order()):
         for c in range(channels):
-            params = model(levels, labels)[:, :, c, i, j]  # (N, P)
+            params = model(levels, labels)[..., i, j]  # (N, P, C), or (N, P) of whole pixels
             drawn = model.likelihood.sample(
-                params / temperature.to(params), noise[:, number * channels + c]
+                params,
+                noise[:, number * channels + c],
+                given=levels[:, :c, i, j],
+                temperature=temperature.to(params.dtype),
             )
             levels[:, c, i, j] = torch.where(keeps[:, c, i, j], levels[:, c, i, j], drawn)
             if progress:

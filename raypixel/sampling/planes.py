@@ -65,14 +65,16 @@ class Planes:
 
 def padded_width(plane: Plane, width: int) -> int:
     """Return the columns that a plane keeps."""
-    return plane.left + width + plane.right if plane.kind == "row" else 1
+    return plane.left + -(-width // plane.scale) + plane.right if plane.kind == "row" else 1
 
 
 def _outside(plane: Plane, width: int, block_rows: int) -> Tensor:
     """Return what a plane holds before the first row, (rows, columns, size)."""
     num_rows, num_columns = plane.rows, padded_width(plane, width)
+    width = -(-width // plane.scale)
     if block_rows and plane.kind != "image":
-        num_rows, num_columns = plane.rows - 1 + block_rows, plane.left + width + plane.right
+        num_rows = plane.rows - 1 + -(-block_rows // plane.scale)
+        num_columns = plane.left + width + plane.right
     outside = torch.zeros(num_rows, num_columns, plane.size, dtype=torch.float64)
     if plane.above is not None:
         outside[:] = plane.above.cpu()

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raypixel.nn.plan import Cell, Linear, Op, Plan, Plane, Tap
+from raypixel.nn.plan import EVERYWHERE, Attention, Cell, Gate, Linear, Op, Phase, Plan, Plane, Tap
 from raypixel.sampling.interpreter import Interpreter, Positions
 
 
@@ -26,12 +26,14 @@ class _Unit:
         batch: Units with the same number share their loop over columns.
         order: Of the columns; "parallel" for all at once.
         skips_first: Not run for the first row.
+        phase: In which rows and columns.
     """
 
     op: Op
     batch: int
     order: str = "parallel"
     skips_first: bool = False
+    phase: Phase = EVERYWHERE
 
 
 class Schedule:
@@ -45,13 +47,18 @@ class Schedule:
         self.scratch: list[Plane] = []
         self._width = plan.width
         units = [
-            _Unit(op, number, row_pass.order, row_pass.skips_first)
+            _Unit(op, number, row_pass.order, row_pass.skips_first, row_pass.phase)
             for number, row_pass in enumerate(plan.passes)
             for op in row_pass.ops
         ]
         units += [
-            _Unit(step.op, -1 - step.scans, "rightwards" if step.scans else "parallel")
-            for step in plan.steps
+            _Unit(
+                step.op,
+                -1 - step.scans,
+                "rightwards" if step.scans else "parallel",
+                phase=step.phase,
+            )
+            for step in (*plan.steps, *plan.ends)
             if not step.is_output
         ]
         waits = _waits(units)
@@ -72,9 +79,10 @@ class Schedule:
         for units, recurs in self._parts:
             if not recurs:
                 (unit,) = units
-                rows = slice(int(unit.skips_first), num_rows)
-                if rows.start < num_rows:
-                    block.run([unit.op], Positions(slice(None), rows))
+                where = Positions(slice(None), slice(int(unit.skips_first), num_rows), None)
+                rows = replace(where, phase=unit.phase).rows_of_block()
+                if rows:
+                    block.run([unit.op], where, unit.phase)
                 continue
             for row in range(num_rows):
                 for (_, order), part in groupby(units, key=lambda unit: (unit.batch, unit.order)):
@@ -127,7 +135,12 @@ def _targets(op: Op) -> tuple[Tap, ...]:
 def _sources(op: Op) -> tuple[Tap, ...]:
     if isinstance(op, Linear):
         return (*op.taps, *op.plus)
-    return (op.gates, op.previous) if isinstance(op, Cell) else (op.source,)
+    if isinstance(op, Attention):
+        return (op.query, op.keys, op.values)
+    if isinstance(op, Cell):
+        return (op.gates, op.previous)
+    plus = op.plus if isinstance(op, Gate) else None
+    return (op.source,) if plus is None else (op.source, plus)
 
 
 def _waits(units: list[_Unit]) -> NDArray[np.bool_]:

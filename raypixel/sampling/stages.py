@@ -33,7 +33,7 @@ class Slots:
         noise: In the order of generation, (num_slots, C * H * W, noise_size).
         temperature: (num_slots,).
         class_labels: (num_slots,), int64.
-        params: Parameters, (num_slots, P, C, H, W) in the model's type; no slots if they are not kept.
+        params: Parameters, (num_slots, P, C, H, W) or (num_slots, P, H, W), in the model's type; no slots if they are not kept.
         row: Row of the next pixel, (num_slots,), int64.
         column: Column of the next pixel, (num_slots,), int64.
     """
@@ -139,7 +139,8 @@ class InterpretedStage:
         for plane in self.plan.planes:
             if plane.kind == "row":
                 kept, filled = self.planes[plane], block.planes[plane]
-                for row in range(num_rows - plane.rows, num_rows):
+                written = -(-num_rows // plane.scale)
+                for row in range(written - plane.rows, written):
                     kept[own, row % plane.rows] = filled[:, row % filled.shape[1]]
 
     def _levels(self, slots: slice | Tensor, rows: slice) -> Tensor:
@@ -198,25 +199,28 @@ class InterpretedStage:
         scale = 2.0 / (slots.num_levels - 1)
         for c in range(channels):
             if c < self.plan.num_groups:
-                params = self._interpreter.params(where, c)
-            own = params.unflatten(1, (channels, -1))[:, c]  # (M, P)
+                params = slots.likelihood.unpack(self._interpreter.params(where, c))
             pixel = (where.slots, c, row * stride, column * stride)
             drawn = slots.likelihood.sample(
-                own / slots.temperature[where.slots, None].to(own.dtype),
+                params,
                 slots.noise[where.slots, dimension + c],
+                given=slots.x[where.slots, :c, row * stride, column * stride],
+                temperature=slots.temperature[where.slots, None].to(params.dtype),
             )
             keeps = slots.observed[pixel]
             if fixed is not None:
                 keeps = keeps | fixed
-            if len(slots.params):
-                target = (where.slots, slice(None), c, row * stride, column * stride)
-                if fixed is not None:
-                    own = torch.where(fixed[..., None], slots.params[target], own)
-                slots.params[target] = own
             level = torch.where(keeps, slots.x[pixel], drawn.to(torch.uint8))
             slots.x[pixel] = level
             scaled = level.to(slots.dtype) * scale - 1.0
             self._interpreter.write(self.plan.levels, where, scaled[:, None], channel=c)
+        self._interpreter.end(where)
+        if len(slots.params):
+            target = (where.slots, ..., row * stride, column * stride)
+            if fixed is not None:
+                held = fixed.view(-1, *[1] * (params.dim() - 1))
+                params = torch.where(held, slots.params[target], params)
+            slots.params[target] = params
 
     def _some(self, slots: NDArray[np.int64]) -> slice | Tensor:
         if len(slots) == len(self.slots.x):

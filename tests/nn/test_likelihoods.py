@@ -5,6 +5,8 @@ import torch
 
 from raypixel.nn.likelihoods import Bernoulli, Categorical, gumbel_noise, likelihood_for, nll_nats
 
+NONE = torch.zeros(1, 0, dtype=torch.int64)  # channels drawn before
+
 
 def params_of(likelihood, *, count=3, shape=(3, 4, 5), scale=3.0, dtype=torch.float64, seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -125,7 +127,7 @@ def test_frequencies_of_categorical_samples_are_the_probabilities(num_levels, te
     logits = torch.linspace(-1, 1, num_levels, dtype=torch.float64).sin()
     noise = noise_of(100_000, num_levels)
     drawn = Categorical(num_levels).sample(
-        logits.expand(len(noise), -1), noise, temperature=temperature
+        logits.expand(len(noise), -1)[..., None], noise, given=NONE, temperature=temperature
     )
     probabilities = torch.exp(logits / temperature)
     probabilities /= probabilities.sum()
@@ -138,7 +140,10 @@ def test_frequencies_of_categorical_samples_are_the_probabilities(num_levels, te
 def test_frequencies_of_bernoulli_samples_are_the_probabilities(logit, temperature):
     noise = noise_of(100_000, 2)
     drawn = Bernoulli().sample(
-        torch.full((len(noise), 1), logit, dtype=torch.float64), noise, temperature=temperature
+        torch.full((len(noise), 1, 1), logit, dtype=torch.float64),
+        noise,
+        given=NONE,
+        temperature=temperature,
     )
     p_one = 1 / (1 + math.exp(-logit / temperature))
     probabilities = torch.tensor([1 - p_one, p_one], dtype=torch.float64)
@@ -151,7 +156,7 @@ def test_a_temperature_near_zero_takes_the_likeliest_level(num_levels):
     likelihood = likelihood_for(num_levels)
     params = params_of(likelihood, count=500, shape=())
     noise = noise_of(500, likelihood.noise_size)
-    drawn = likelihood.sample(params, noise, temperature=1e-6)
+    drawn = likelihood.sample(params[..., None], noise, given=NONE, temperature=1e-6)
     likeliest = (params[:, 0] > 0).long() if num_levels == 2 else params.argmax(1)
     assert torch.equal(drawn, likeliest)
 
@@ -161,7 +166,7 @@ def test_a_very_high_temperature_is_uniform(num_levels):
     likelihood = likelihood_for(num_levels)
     noise = noise_of(100_000, likelihood.noise_size)
     params = params_of(likelihood, count=1, shape=()).expand(len(noise), -1)
-    drawn = likelihood.sample(params, noise, temperature=1e9)
+    drawn = likelihood.sample(params[..., None], noise, given=NONE, temperature=1e9)
     uniform = torch.full((num_levels,), 1 / num_levels, dtype=torch.float64)
     assert chi_square(drawn, uniform) < CHI_SQUARE[num_levels - 1]
 

@@ -18,7 +18,7 @@ def mixture(num_levels: int, num_channels: int, num_mixtures: int = 3):
 
 def params_for(likelihood, *shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    size = (shape[0], likelihood.num_pixel_params, *shape[1:])
+    size = (shape[0], likelihood.num_maps(likelihood.num_channels), *shape[1:])
     return torch.randn(size, generator=generator, dtype=torch.float64)
 
 
@@ -96,7 +96,7 @@ def test_levels_of_the_next_channel_have_the_probabilities_that_nats_say(num_cha
 @pytest.mark.parametrize("log_scale", [-50.0, -7.0, 0.0, 20.0, 200.0])
 def test_nats_and_gradients_are_finite_at_the_extremes(dtype, mean, log_scale):
     likelihood = mixture(256, 3, 2)
-    params = torch.zeros(1, likelihood.num_pixel_params, 1, 5, dtype=dtype)
+    params = torch.zeros(1, likelihood.num_maps(likelihood.num_channels), 1, 5, dtype=dtype)
     params[:, 2:8], params[:, 8:14] = mean, log_scale
     params.requires_grad_()
     x = torch.tensor([0, 1, 127, 254, 255]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
@@ -146,8 +146,8 @@ def test_a_low_temperature_draws_the_likeliest_level():
 
 
 def test_the_papers_rgb_pixel_has_100_parameters_and_a_gray_one_30():
-    assert mixture(256, 3, 10).num_pixel_params == 100
-    assert mixture(256, 1, 10).num_pixel_params == 30
+    assert mixture(256, 3, 10).num_maps(3) == 100
+    assert mixture(256, 1, 10).num_maps(1) == 30
 
 
 def test_a_level_out_of_range_is_refused():

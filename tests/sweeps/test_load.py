@@ -21,6 +21,7 @@ NAMED = {
     "skip_connections",
     "models",
     "learning_rate_grid",
+    "mixtures",
     "mnist_bayes",
     "quickstart",
 }

@@ -34,6 +34,21 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, int, int], int, tuple[int, ...
     "row_lstm h=16 x4": ({**LSTM, "kind": "row_lstm"}, MNIST, 2, (1, 64)),
     "diagonal_bilstm h=16 x4": (LSTM, MNIST, 2, (1, 64)),
     "multiscale h=16 x4": ({"kind": "multiscale", "base": LSTM, "conditional": LSTM}, MNIST, 2, (1, 64)),
+    "pixelcnn_pp 24x2, 0.5M": (
+        {"kind": "pixelcnn_pp", "hidden_size": 24, "num_layers": 2}, MNIST, 2, (1, 16),
+    ),
+    "pixelsnail 48x2x6, 0.5M": (
+        {"kind": "pixelsnail", "hidden_size": 48, "num_layers": 2, "num_blocks": 6}, MNIST, 2, (1, 16),
+    ),
+    "pixelcnn_pp 53M, RGB": (
+        {"kind": "pixelcnn_pp", "hidden_size": 160, "num_layers": 5}, CIFAR, 256, (16,),
+    ),
+    "pixelsnail 46M, RGB": (
+        {
+            "kind": "pixelsnail", "hidden_size": 256, "num_layers": 4, "num_blocks": 12,
+            "value_size": 128,
+        }, CIFAR, 256, (16,),
+    ),
     "pixelcnn h=128 x15, RGB": (
         {**PIXELCNN, "hidden_size": 128, "output_size": 1024}, CIFAR, 256, (1, 16),
     ),

@@ -223,6 +223,21 @@ def fma(typing, a, b, c):
 
 
 @intrinsic
+def total(typing, value):
+    """Return the sum of all lanes: halves are added until one lane is left, in this order on every processor."""
+
+    def codegen(context, builder, signature, args):
+        value, undefined = args[0], ir.Constant(VECTOR, ir.Undefined)
+        for half in (8, 4, 2, 1):
+            lanes = [lane + half if lane < half else lane for lane in range(LANES)]
+            other = builder.shuffle_vector(value, undefined, ir.Constant(INTS, lanes))
+            value = builder.fadd(value, other)
+        return builder.extract_element(value, INT32(0))
+
+    return types.float32(float32x16), codegen
+
+
+@intrinsic
 def clamp(typing, a, low, high):
     """Return a within [low, high]; nan stays nan."""
 

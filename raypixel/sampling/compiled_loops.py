@@ -15,9 +15,22 @@ from numba.extending import overload
 
 from raypixel.kernels import simd
 from raypixel.kernels.compilation import drop_stale_code
-from raypixel.kernels.simd import LANES, as_floats, clamp, fma, load, number, spread, store
+from raypixel.kernels.simd import LANES, as_floats, clamp, fma, load, number, spread, store, total
 
-__all__ = ["LANES", "add", "compiled", "copy", "elus", "gather", "multiply", "sigmoids", "tanhs"]
+__all__ = [
+    "LANES",
+    "add",
+    "compiled",
+    "copy",
+    "elus",
+    "exps",
+    "gather",
+    "mix",
+    "multiply",
+    "score",
+    "sigmoids",
+    "tanhs",
+]
 
 drop_stale_code(Path(__file__).parent)
 
@@ -60,6 +73,24 @@ def add(values, at, flat, base, size):
 
 def copy(flat, base, values, at, size):
     """Copy numbers of values[at:] to a flat array, and nothing after them."""
+    raise NotImplementedError("compiled code only")
+
+
+def score(scores, at, flat, base, step, count, query, size, scale):
+    """Write scale times the products of a query with keys, `step` apart, to scores[at:].
+
+    A query has zeros up to a whole vector: what stands behind a key is read and does not count.
+    """
+    raise NotImplementedError("compiled code only")
+
+
+def exps(scores, count, largest):
+    """Replace the first numbers x by e^(x - largest), the next fifteen by anything, and return their sum."""
+    raise NotImplementedError("compiled code only")
+
+
+def mix(sums, scores, at, flat, base, step, count, size):
+    """Add values, `step` apart, times scores[at:] to sums; the fifteen after them may change too."""
     raise NotImplementedError("compiled code only")
 
 
@@ -224,6 +255,64 @@ def _copy_plain(flat, base, values, at, size):
         flat[base + k] = values[at + k]
 
 
+def _score_lanes(scores, at, flat, base, step, count, query, size, scale):
+    m, q = as_floats(flat.ctypes.data), as_floats(query.ctypes.data)
+    for n in range(count):
+        place = base + n * step
+        products = load(q, 0) * load(m, place)
+        for k in range(16, size, 16):
+            products = fma(load(q, k), load(m, place + k), products)
+        scores[at + n] = total(products) * types.float32(scale)
+
+
+def _score_plain(scores, at, flat, base, step, count, query, size, scale):
+    for n in range(count):
+        place, product = base + n * step, 0.0
+        for k in range(size):
+            product += query[k] * flat[place + k]
+        scores[at + n] = product * scale
+
+
+def _exps_lanes(scores, count, largest):
+    s, highest, sums = as_floats(scores.ctypes.data), number(largest), number(0.0)
+    for n in range(count, (count + 15) // 16 * 16):
+        scores[n] = -math.inf
+    for n in range(0, count, 16):
+        value = simd.exp(load(s, n) - highest)
+        store(s, n, value)
+        sums = sums + value
+    return float(total(sums))
+
+
+def _exps_plain(scores, count, largest):
+    total = 0.0
+    for n in range(count):
+        scores[n] = math.exp(scores[n] - largest)
+        total += scores[n]
+    return total
+
+
+def _mix_lanes(sums, scores, at, flat, base, step, count, size):
+    m, s, w = (
+        as_floats(flat.ctypes.data),
+        as_floats(sums.ctypes.data),
+        as_floats(scores.ctypes.data),
+    )
+    for o in range(0, size, 16):
+        mixed, place = load(s, o), base + o
+        for n in range(at, at + count):
+            mixed = fma(spread(w, n), load(m, place), mixed)
+            place += step
+        store(s, o, mixed)
+
+
+def _mix_plain(sums, scores, at, flat, base, step, count, size):
+    for n in range(count):
+        place = base + n * step
+        for o in range(size):
+            sums[o] += scores[at + n] * flat[place + o]
+
+
 def _elus_lanes(buffer, size):
     b = as_floats(buffer.ctypes.data)
     zero, one, largest = number(0.0), number(1.0), number(3.4e38)
@@ -279,6 +368,21 @@ def _choose_add(values, at, flat, base, size):
 @overload(copy)
 def _choose_copy(flat, base, values, at, size):
     return _copy_lanes if values.dtype == types.float32 else _copy_plain
+
+
+@overload(score)
+def _choose_score(scores, at, flat, base, step, count, query, size, scale):
+    return _score_lanes if scores.dtype == types.float32 else _score_plain
+
+
+@overload(exps)
+def _choose_exps(scores, count, largest):
+    return _exps_lanes if scores.dtype == types.float32 else _exps_plain
+
+
+@overload(mix)
+def _choose_mix(sums, scores, at, flat, base, step, count, size):
+    return _mix_lanes if scores.dtype == types.float32 else _mix_plain
 
 
 @overload(elus)

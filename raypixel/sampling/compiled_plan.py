@@ -19,8 +19,11 @@ from raypixel.sampling.compiled_loops import (
     compiled,
     copy,
     elus,
+    exps,
     gather,
+    mix,
     multiply,
+    score,
     sigmoids,
     tanhs,
 )
@@ -132,44 +135,40 @@ def _elu(flat, base, to, size, width, content):
 
 
 @compiled
-def _attend(flat, taps, t, starts, image, column, row, num_heads, scores, sums):
-    """Compute attention at a place: taps are target, query, keys and values."""
-    to = _at(starts, taps, t, image, column)
-    query = _at(starts, taps, t + 1, image, column)
+def _attend(flat, taps, t, starts, image, column, row, num_heads, scores, sums, query):
+    """Compute attention at a place: taps are target, query, keys and values, whose plane keeps nothing at the sides."""
+    to, asked = _at(starts, taps, t, image, column), _at(starts, taps, t + 1, image, column)
     key_size = (taps[t + 2, 8] - taps[t + 2, 7]) // num_heads
     value_size = (taps[t + 3, 8] - taps[t + 3, 7]) // num_heads
-    ring, kept_columns, step = taps[t + 2, 1], taps[t + 2, 2], taps[t + 2, 4]
-    width = kept_columns - taps[t + 2, 3]  # their planes keep nothing at the sides
-    # where key and value of the first column of row 0 of the ring lie
-    own = (row % ring) * kept_columns * step
+    ring, width, step = taps[t + 2, 1], taps[t + 2, 2], taps[t + 2, 4]
+    # where key and value of the first column lie in the first row of the ring
+    own = (row % ring) * width * step
     keys, values = starts[image, t + 2] - own, starts[image, t + 3] - own
     first = max(0, row - ring + 1)
     num_seen = (row - first) * width + column
-    scale = 1.0 / math.sqrt(key_size)
     for head in range(num_heads):
-        largest = -np.inf
-        for n in range(num_seen):
-            i, j = first + n // width, n % width
-            place = keys + ((i % ring) * kept_columns + j) * step + head * key_size
-            score = 0.0
-            for k in range(key_size):
-                score += flat[query + head * key_size + k] * flat[place + k]
-            scores[n] = score * scale
-            largest = max(largest, scores[n])
-        total = 0.0
-        for n in range(num_seen):
-            scores[n] = math.exp(scores[n] - largest)
-            total += scores[n]
+        gather(query, 0, flat, asked + head * key_size, key_size, False)
+        for k in range(key_size, (key_size + LANES - 1) // LANES * LANES):
+            query[k] = 0.0
         for o in range(value_size):
             sums[o] = 0.0
+        for i in range(first, row + 1):
+            base = keys + (i % ring) * width * step + head * key_size
+            count, at = column if i == row else width, (i - first) * width
+            scale = 1.0 / math.sqrt(key_size)
+            score(scores, at, flat, base, step, count, query, key_size, scale)
+        largest = -np.inf
         for n in range(num_seen):
-            i, j = first + n // width, n % width
-            place = values + ((i % ring) * kept_columns + j) * step + head * value_size
-            weight = scores[n] / total
+            largest = max(largest, scores[n])
+        if num_seen:
+            weight = exps(scores, num_seen, largest)
+            for i in range(first, row + 1):
+                base = values + (i % ring) * width * step + head * value_size
+                count, at = column if i == row else width, (i - first) * width
+                mix(sums, scores, at, flat, base, step, count, value_size)
             for o in range(value_size):
-                sums[o] += weight * flat[place + o]
-        for o in range(value_size):
-            flat[to + head * value_size + o] = sums[o]
+                sums[o] /= weight
+        copy(flat, to + head * value_size, sums, 0, value_size)
 
 
 @compiled
@@ -200,7 +199,7 @@ def _run(flat, weights, ops, op, starts, taps, images, columns, rows, num_places
         else:
             _attend(
                 flat, taps, t, starts, image, column, rows[image], ops[op, 11],
-                buffers[0], opened,
+                buffers[0], opened, content,
             )  # fmt: skip
 
 

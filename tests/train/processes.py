@@ -11,8 +11,9 @@ def worker_pids() -> list[int]:
 
 
 def take_interrupts() -> None:
-    """Undo what a shell does to its background processes, so that SIGINT arrives wherever the tests run."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Undo what a shell, or nohup, does to background processes, so that SIGINT and SIGHUP arrive wherever the tests run."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _is_ours(pid: int) -> bool:

@@ -119,7 +119,7 @@ def _registered() -> Iterator[tuple[str, tuple[str, ast.ClassDef]]]:
 
 
 @dataclass(frozen=True)
-class _Field:
+class _Option:
     """An option as it is written, and the module whose names it uses."""
 
     module: str
@@ -155,9 +155,9 @@ def _resolve(module: str, name: str) -> tuple[str, ast.stmt | None]:
     return _resolve(origin, name) if origin.startswith("raypixel.") else (origin, None)
 
 
-def _fields(module: str, config: ast.ClassDef) -> dict[str, _Field]:
+def _fields(module: str, config: ast.ClassDef) -> dict[str, _Option]:
     """Return the fields of a config, those of its bases first."""
-    fields: dict[str, _Field] = {}
+    fields: dict[str, _Option] = {}
     for base in config.bases:
         origin, node = _resolve(module, ast.unparse(base))
         if isinstance(node, ast.ClassDef):
@@ -166,7 +166,7 @@ def _fields(module: str, config: ast.ClassDef) -> dict[str, _Field]:
         if isinstance(node, ast.AnnAssign):
             text = below.value if isinstance(below, ast.Expr) else None
             meaning = inspect.cleandoc(str(text.value)) if isinstance(text, ast.Constant) else ""
-            fields[ast.unparse(node.target)] = _Field(module, node.annotation, node.value, meaning)
+            fields[ast.unparse(node.target)] = _Option(module, node.annotation, node.value, meaning)
     return fields
 
 
@@ -193,7 +193,7 @@ def _values(module: str, annotation: ast.expr) -> str | None:
     raise UnreadError(ast.unparse(annotation))
 
 
-def _default(field: _Field) -> str:
+def _default(field: _Option) -> str:
     """Return a default; of a nested model, the kind that its factory names."""
     value = field.default
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "Field":

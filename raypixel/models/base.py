@@ -127,6 +127,38 @@ class PixelModel(nn.Module, ABC):
         return list(itertools.product(range(height), range(width)))
 
 
+class WholePixelModel(PixelModel):
+    """What PixelCNN++ and PixelSNAIL keep of what they are made with."""
+
+    config: WholePixelConfig
+
+    def __init__(
+        self,
+        config: WholePixelConfig,
+        *,
+        image_shape: tuple[int, int, int],
+        num_levels: int,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        check_classes(config, num_classes)
+        self.config = config
+        self.image_shape = image_shape
+        self.num_levels = num_levels
+        self.num_classes = num_classes if config.use_class_conditioning else 0
+        self.likelihood = config.make_likelihood(num_levels, image_shape[0])
+
+
+def check_classes(config: ModelConfig, num_classes: int) -> None:
+    """Check that a class-conditional model gets data with classes.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if config.is_class_conditional and not num_classes:
+        raise ValueError("use_class_conditioning must be false for data without classes, got true")
+
+
 def check_class_labels(model: PixelModel, class_labels: Tensor | None) -> None:
     """Check that labels are given to a model that wants them, and to no other.
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raypixel.config import OddSize
-from raypixel.models.base import ModelConfig, PixelModel, check_class_labels
+from raypixel.models.base import ModelConfig, PixelModel, check_class_labels, check_classes
 from raypixel.models.registry import register
 from raypixel.nn.gated import GatedLayer
 from raypixel.nn.likelihoods import likelihood_for
@@ -72,10 +72,7 @@ class GatedPixelCNN(PixelModel):
         condition_channels: int = 0,
     ) -> None:
         super().__init__()
-        if config.use_class_conditioning and not num_classes:
-            raise ValueError(
-                "use_class_conditioning must be false for data without classes, got true"
-            )
+        check_classes(config, num_classes)
         self.config = config
         self.image_shape = image_shape
         self.num_levels = num_levels

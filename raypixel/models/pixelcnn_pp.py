@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from raypixel.models.base import PixelModel, WholePixelConfig, check_class_labels
+from raypixel.models.base import WholePixelConfig, WholePixelModel, check_class_labels
 from raypixel.models.registry import register
 from raypixel.nn.gated_residual import (
     Features,
@@ -30,14 +30,14 @@ from raypixel.nn.gated_residual import (
     with_ones,
 )
 from raypixel.nn.masked import scale_levels
-from raypixel.nn.plan import Plan, Stage
+from raypixel.nn.plan import Plan, Stage, When
 from raypixel.nn.shifted import ShiftedConv2d, ShiftedUpsampling, linear
 
 _ELU_WIDTH = 2  # concat_elu
 
 
 @register("pixelcnn_pp")
-class PixelCNNPP(PixelModel):
+class PixelCNNPP(WholePixelModel):
     """Predict every pixel from the pixels above it and to its left, through maps of several resolutions."""
 
     class Config(WholePixelConfig):
@@ -52,21 +52,8 @@ class PixelCNNPP(PixelModel):
 
     config: Config
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        image_shape: tuple[int, int, int],
-        num_levels: int,
-        num_classes: int = 0,
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.image_shape = image_shape
-        self.num_levels = num_levels
-        self.num_classes = num_classes if config.use_class_conditioning else 0
-        self.likelihood = config.make_likelihood(num_levels, image_shape[0])
-
+    def __init__(self, config: Config, *, image_shape: tuple[int, int, int], **facts: int) -> None:
+        super().__init__(config, image_shape=image_shape, **facts)
         size, inputs, last = config.hidden_size, image_shape[0] + 1, config.num_downsamplings
         self.first_row = ShiftedConv2d(inputs, size, (2, 3), is_centered=True, shift=(1, 0))
         self.first_pixel = FirstLayer(inputs, size, elu_width=_ELU_WIDTH)
@@ -152,10 +139,10 @@ class PixelCNNPP(PixelModel):
         ones = plan.condition
         assert ones is not None
         rows = plan.plane(self.config.hidden_size)
-        plan.over_row(linear(rows, shifted_inputs(self.first_row, plan, ones), None))
+        plan.add(linear(rows, shifted_inputs(self.first_row, plan, ones), None), "row")
         maps = [
             (
-                emit_elu(plan, rows, width=_ELU_WIDTH, over_row=True),
+                emit_elu(plan, rows, width=_ELU_WIDTH, when="row"),
                 self.first_pixel.emit(plan, ones),
             )
         ]
@@ -163,8 +150,8 @@ class PixelCNNPP(PixelModel):
             if resolution:
                 maps.append(self._emit_scaled(plan, self.downsamplings[resolution - 1], maps[-1]))
             for of_rows, of_pixels in _pairs(layers):
-                rows_then = of_rows.emit(plan, maps[-1][0], over_row=True)
-                pixels_then = of_pixels.emit(plan, maps[-1][1], (rows_then,), over_row=False)
+                rows_then = of_rows.emit(plan, maps[-1][0], when="row")
+                pixels_then = of_pixels.emit(plan, maps[-1][1], (rows_then,))
                 maps.append((rows_then, pixels_then))
         now = maps.pop()
         for number, layers in enumerate(self.up):
@@ -172,9 +159,9 @@ class PixelCNNPP(PixelModel):
                 now = self._emit_scaled(plan, self.upsamplings[number - 1], now)
             for of_rows, of_pixels in _pairs(layers):
                 mirror_rows, mirror_pixels = maps.pop()
-                rows_then = of_rows.emit(plan, now[0], (mirror_rows,), over_row=True)
+                rows_then = of_rows.emit(plan, now[0], (mirror_rows,), when="row")
                 joined = rows_then, mirror_pixels
-                now = rows_then, of_pixels.emit(plan, now[1], joined, over_row=False)
+                now = rows_then, of_pixels.emit(plan, now[1], joined)
         self.head.emit(plan, now[1])
         dtype = self.head.last.gain.dtype
         return [Stage(plan, 1, height, condition=functools.partial(_ones, dtype=dtype))]
@@ -184,10 +171,11 @@ class PixelCNNPP(PixelModel):
     ) -> tuple[Features, Features]:
         """Append the layers between two resolutions to a plan."""
         scaled = []
-        for layer, each, over_row in zip(layers.children(), features, (True, False), strict=True):
+        moments: tuple[When, When] = ("row", "position")
+        for layer, each, when in zip(layers.children(), features, moments, strict=True):
             assert isinstance(layer, ShiftedConv2d | ShiftedUpsampling)
-            plane = layer.emit(plan, each.plane, over_row=over_row)
-            scaled.append(emit_elu(plan, plane, width=_ELU_WIDTH, over_row=over_row))
+            plane = layer.emit(plan, each.plane, when=when)
+            scaled.append(emit_elu(plan, plane, width=_ELU_WIDTH, when=when))
         return scaled[0], scaled[1]
 
 

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from raypixel.models.base import PixelModel, WholePixelConfig, check_class_labels
+from raypixel.models.base import WholePixelConfig, WholePixelModel, check_class_labels
 from raypixel.models.registry import register
 from raypixel.nn.attention import causal_attention
 from raypixel.nn.gated_residual import (
@@ -30,12 +30,12 @@ from raypixel.nn.gated_residual import (
     with_ones,
 )
 from raypixel.nn.masked import scale_levels
-from raypixel.nn.plan import Attention, Linear, Plan, Plane, Stage
-from raypixel.nn.shifted import ShiftedConv2d
+from raypixel.nn.plan import Attention, Linear, Plan, Plane, Stage, When
+from raypixel.nn.shifted import ShiftedConv2d, linear
 
 
 @register("pixelsnail")
-class PixelSNAIL(PixelModel):
+class PixelSNAIL(WholePixelModel):
     """Predict every pixel from near pixels by convolutions, and from all earlier ones by attention."""
 
     class Config(WholePixelConfig):
@@ -58,23 +58,11 @@ class PixelSNAIL(PixelModel):
 
     config: Config
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        image_shape: tuple[int, int, int],
-        num_levels: int,
-        num_classes: int = 0,
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.image_shape = image_shape
-        self.num_levels = num_levels
-        self.num_classes = num_classes if config.use_class_conditioning else 0
-        self.likelihood = config.make_likelihood(num_levels, image_shape[0])
+    def __init__(self, config: Config, *, image_shape: tuple[int, int, int], **facts: int) -> None:
+        super().__init__(config, image_shape=image_shape, **facts)
         self.first = FirstLayer(image_shape[0] + 1, config.hidden_size, elu_width=1)
         self.blocks = nn.ModuleList(
-            Block(config, num_channels=image_shape[0], num_classes=self.num_classes)
+            AttentionBlock(config, num_channels=image_shape[0], num_classes=self.num_classes)
             for _ in range(config.num_blocks)
         )
         self.head = PixelHead(config.hidden_size, self.likelihood, image_shape[0])
@@ -99,19 +87,19 @@ class PixelSNAIL(PixelModel):
         ones, background = plan.plane(1), plan.plane(2)
         for plane, start in ((ones, 0), (background, 1)):
             source = plan.condition.at(0, 0, start, start + plane.size)
-            plan.over_row(Linear(plane.at(), (), torch.zeros(0, plane.size), plus=(source,)))
+            plan.add(linear(plane, [], None, plus=(source,)), "row")
         features = self.first.emit(plan, ones)
         seen = self.config.attention_rows
         num_rows = height if seen is None else min(seen + 1, height)
         for block in self.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, AttentionBlock)
             features = block.emit(plan, features, background, num_rows=num_rows)
         self.head.emit(plan, features)
         dtype = self.head.last.gain.dtype
         return [Stage(plan, 1, height, condition=functools.partial(_border, dtype=dtype))]
 
 
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     """Gated residual layers, one causal attention, and the layer that joins the two."""
 
     def __init__(self, config: PixelSNAIL.Config, *, num_channels: int, num_classes: int) -> None:
@@ -150,47 +138,33 @@ class Block(nn.Module):
         """Append the block to a plan; keys and values, which read the pixel itself, when its levels are known."""
         for layer in self.layers:
             assert isinstance(layer, GatedResidual)
-            features = layer.emit(plan, features, over_row=False)
+            features = layer.emit(plan, features)
         asked = _together(plan, [features.plane, background])
-        question = self.question.emit(plan, emit_elu(plan, asked, width=1), over_row=False)
-        query = self.query.emit(plan, question.plane, over_row=False)
+        question = self.question.emit(plan, emit_elu(plan, asked, width=1))
+        query = self.query.emit(plan, question.plane)
 
         kept = plan.plane(sum(self.sizes))
         kept.rows = num_rows
         mixed = plan.plane(self.sizes[1], kind="cell")
         split = self.sizes[0]
-        plan.step(
-            Attention(
-                mixed.at(),
-                query.at(),
-                kept.at(0, 0, 0, split),
-                kept.at(0, 0, split),
-                self.num_heads,
-            ),
-            0,
-        )
-        known = _together(plan, [plan.levels, features.plane, background], is_end=True)
-        known_elu = emit_elu(plan, known, width=1, is_end=True)
-        content = self.content.emit(plan, known_elu, over_row=False, is_end=True).plane
-        inputs = self.keys_and_values.inputs(content)
-        weight, bias = inputs[0][1].contiguous(), self.keys_and_values.bias
-        assert bias is not None
-        plan.end(Linear(kept.at(), (content.at(),), weight, bias.detach()))
+        keys, values = kept.at(0, 0, 0, split), kept.at(0, 0, split)
+        plan.add(Attention(mixed.at(), query.at(), keys, values, self.num_heads), "position")
+        known = _together(plan, [plan.levels, features.plane, background], when="end")
+        known_elu = emit_elu(plan, known, width=1, when="end")
+        content = self.content.emit(plan, known_elu, when="end").plane
+        last = self.keys_and_values
+        plan.add(linear(kept, last.inputs(content), last.bias), "end")
         attended = emit_elu(plan, mixed, width=1)
-        return self.join.emit(plan, features, (attended,), over_row=False)
+        return self.join.emit(plan, features, (attended,))
 
 
-def _together(plan: Plan, planes: list[Plane], *, is_end: bool = False) -> Plane:
+def _together(plan: Plan, planes: list[Plane], *, when: When = "position") -> Plane:
     """Append the concatenation of planes to a plan."""
     whole = plan.plane(sum(plane.size for plane in planes), kind="cell")
     start = 0
     for plane in planes:
         target = whole.at(0, 0, start, start + plane.size)
-        op = Linear(target, (), torch.zeros(0, plane.size), plus=(plane.at(),))
-        if is_end:
-            plan.end(op)
-        else:
-            plan.step(op, 0)
+        plan.add(Linear(target, (), torch.zeros(0, plane.size), plus=(plane.at(),)), when)
         start += plane.size
     return whole
 

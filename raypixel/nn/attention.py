@@ -38,8 +38,12 @@ def causal_attention(
         positions = torch.arange(height * width, device=query.device)
         later, earlier = positions[1:, None], positions[:-1]
         mask = (earlier < later) & (later // width - earlier // width <= num_rows)
+    # kernels that do not keep all weights in memory want one size for all: zeros change neither products nor means
+    key_size, value_size = query.shape[3], values.shape[3]
+    size = max(key_size, value_size)
+    query, keys, values = (F.pad(each, (0, size - each.shape[3])) for each in (query, keys, values))
     mixed = F.scaled_dot_product_attention(
-        query, keys, values, attn_mask=mask, is_causal=mask is None
+        query, keys, values, attn_mask=mask, is_causal=mask is None, scale=key_size**-0.5
     )
-    mixed = F.pad(mixed, (0, 0, 1, 0))  # the first position
+    mixed = F.pad(mixed[..., :value_size], (0, 0, 1, 0))  # the first position
     return mixed.transpose(2, 3).flatten(1, 2).unflatten(2, (height, width))

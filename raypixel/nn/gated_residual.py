@@ -8,7 +8,7 @@ Reference: Salimans et al. 2017 (arXiv 1701.05517), sec. 2.5; the published code
 initial scale 0.1 of the last convolution, and a class added before the gate as in van den Oord et al. 2016b.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from raypixel.nn.dropout import Dropout
 from raypixel.nn.likelihoods import PixelLikelihood
 from raypixel.nn.mixtures import DiscretizedLogisticMixture
-from raypixel.nn.plan import Elu, Gate, Plan, Plane
-from raypixel.nn.shifted import Inputs, ShiftedConv2d, linear, phase_of, sum_of
+from raypixel.nn.plan import Elu, Gate, Plan, Plane, When
+from raypixel.nn.shifted import Inputs, ShiftedConv2d, kind_of, linear, phase_of
 
 
 class Features(NamedTuple):
@@ -33,19 +33,10 @@ def elu(x: Tensor, width: int) -> Tensor:
     return F.elu(torch.cat([x, -x], dim=1) if width == 2 else x)
 
 
-def emit_elu(
-    plan: Plan, plane: Plane, *, width: int, over_row: bool = False, is_end: bool = False
-) -> Features:
+def emit_elu(plan: Plan, plane: Plane, *, width: int, when: When = "position") -> Features:
     """Append `elu` to a plan."""
-    size, scale = width * plane.size, plane.scale
-    activated = plan.plane(size, kind="row" if over_row else "cell", scale=scale)
-    op = Elu(activated.at(), plane.at())
-    if over_row:
-        plan.over_row(op, phase=phase_of(scale))
-    elif is_end:
-        plan.end(op)
-    else:
-        plan.step(op, 0, phase=phase_of(scale))
+    activated = plan.plane(width * plane.size, kind=kind_of(when), scale=plane.scale)
+    plan.add(Elu(activated.at(), plane.at()), when, phase=phase_of(plane.scale))
     return Features(plane, activated)
 
 
@@ -111,8 +102,7 @@ class GatedResidual(nn.Module):
         x: Features,
         joined: tuple[Features, ...] = (),
         *,
-        over_row: bool,
-        is_end: bool = False,
+        when: When = "position",
     ) -> Features:
         """Append the layer to a plan.
 
@@ -120,8 +110,7 @@ class GatedResidual(nn.Module):
             plan: The plan.
             x: Its input.
             joined: The maps that are joined, one after another.
-            over_row: It, and all it reads, runs over each row that begins.
-            is_end: It runs at positions whose levels are known.
+            when: It runs; "row" if all that it reads is finished then.
         """
         also: Inputs = []
         bias = None
@@ -134,26 +123,18 @@ class GatedResidual(nn.Module):
                 columns = torch.cat([own + part * total for part in range(self.elu_width)])
                 also.append((each.activated.at(), weight[:, columns].t()))
                 start += each.plane.size
-        c = self.first.emit(
-            plan, x.activated, over_row=over_row, also=also, bias=bias, is_end=is_end
-        )
-        how: dict[str, Any] = {"width": self.elu_width, "over_row": over_row, "is_end": is_end}
-        hidden = emit_elu(plan, c, **how).activated
+        c = self.first.emit(plan, x.activated, when=when, also=also, bias=bias)
+        hidden = emit_elu(plan, c, width=self.elu_width, when=when).activated
         also = []
         if self.classes is not None:
             assert plan.classes is not None
             also = [(plan.classes.at(), self.classes.weight.detach())]
-        maps = self.second.emit(plan, hidden, over_row=over_row, also=also, is_end=is_end)
+        maps = self.second.emit(plan, hidden, when=when, also=also)
         scale = x.plane.scale
-        result = plan.plane(x.plane.size, kind="row" if over_row else "cell", scale=scale)
-        op = Gate(result.at(), maps.at(), is_linear=True, plus=x.plane.at())
-        if over_row:
-            plan.over_row(op, phase=phase_of(scale))
-        elif is_end:
-            plan.end(op)
-        else:
-            plan.step(op, 0, phase=phase_of(scale))
-        return emit_elu(plan, result, **how)
+        result = plan.plane(x.plane.size, kind=kind_of(when), scale=scale)
+        gated = Gate(result.at(), maps.at(), is_linear=True, plus=x.plane.at())
+        plan.add(gated, when, phase=phase_of(scale))
+        return emit_elu(plan, result, width=self.elu_width, when=when)
 
 
 class FirstLayer(nn.Module):
@@ -179,9 +160,9 @@ class FirstLayer(nn.Module):
         size = len(self.left.gain)
         inputs = [*shifted_inputs(self.above, plan, ones), *shifted_inputs(self.left, plan, ones)]
         finished, target = plan.plane(size), plan.plane(size, kind="cell")
-        plan.over_row(linear(finished, [each for each in inputs if each[0].row], None))
+        plan.add(linear(finished, [each for each in inputs if each[0].row], None), "row")
         own = [each for each in inputs if not each[0].row]
-        plan.step(linear(target, own, None, plus=(finished.at(),)), 0)
+        plan.add(linear(target, own, None, plus=(finished.at(),)), "position")
         return emit_elu(plan, target, width=self.elu_width)
 
 
@@ -191,10 +172,8 @@ def shifted_inputs(layer: ShiftedConv2d, plan: Plan, ones: Plane) -> Inputs:
     Its bias is shifted with it, so that it is missing at the border: a weight of the map of ones, which is zero outside.
     """
     of_ones = layer.inputs(ones, column=plan.num_channels)
-    bias = sum_of(layer.bias)
-    if bias is not None:
-        down, right = layer.shift
-        of_ones.append((ones.at(down, -right), bias[None]))
+    down, right = layer.shift
+    of_ones.append((ones.at(down, -right), layer.bias.detach()[None]))
     return [*layer.inputs(plan.levels), *of_ones]
 
 
@@ -219,7 +198,7 @@ class PixelHead(nn.Module):
         weight = self.last.weight().detach()[:, :, 0, 0].t()
         plan.params = plan.plane(weight.shape[1], kind="cell")
         op = linear(plan.params, [(features.activated.at(0, 0, 0, size), weight)], self.last.bias)
-        plan.step(op, 0, is_output=True)
+        plan.add(op, "position", is_output=True)
 
 
 def with_ones(levels: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ Sampling advances by one sub-pixel at a time, so of each map only a few rows are
 
 A network may have layers of lower resolution: a plane of scale s has a cell for every s-th row and column, and its
 operations run there only (`Phase`). Each layer has, beside `forward`, a method `emit` that appends its operations. Samplers
-interpret the plan: one in PyTorch over a batch (any device and type), one compiled, image by image. Neither knows an
-architecture. A position costs what its share of a forward pass costs; memory grows with the width of the image, not its
-area, but for attention over all rows.
+interpret the plan: one in PyTorch over a batch (any device and type), one compiled. Neither knows an architecture. A
+position costs what its share of a forward pass costs; memory grows with the width of the image, not its area, but for
+attention over all rows.
 
 Reference: caching as in Ramachandran et al. 2017 (arXiv 1704.06001) and van den Oord et al. 2016a, sec. 3.
 """
@@ -27,6 +27,7 @@ from torch import Tensor
 
 Kind = Literal["row", "cell", "image"]
 Order = Literal["parallel", "leftwards"]
+When = Literal["row", "position", "end"]
 
 
 @dataclass(eq=False)
@@ -260,9 +261,19 @@ class Plan:
         """Run an operation in the sub-step of a colour group."""
         self.steps.append(Step(op, group, scans, is_output, phase))
 
-    def end(self, op: Op) -> None:
-        """Run an operation at a position whose levels are known."""
-        self.ends.append(Step(op, self.num_groups - 1))
+    def add(
+        self, op: Op, when: When, *, phase: Phase = EVERYWHERE, is_output: bool = False
+    ) -> None:
+        """Run an operation of a network without colour groups over each row that begins, at each position, or at its end.
+
+        The end of a position is when its levels are known.
+        """
+        if when == "row":
+            self.over_row(op, phase=phase)
+        elif when == "position":
+            self.step(op, 0, is_output=is_output, phase=phase)
+        else:
+            self.ends.append(Step(op, 0, phase=phase))
 
     def program(self, group: int) -> list[Step]:
         """Return the operations of a sub-step, in order."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raypixel.nn.plan import EVERYWHERE, Linear, Phase, Plan, Plane, Tap
+from raypixel.nn.plan import EVERYWHERE, Kind, Linear, Phase, Plan, Plane, Tap, When
 
 Inputs = list[tuple[Tap, Tensor]]
 """Taps with their weights, (channels of the tap, outputs)."""
@@ -33,7 +33,6 @@ class WeightNormalized(nn.Module):
         kernel_size: tuple[int, int],
         *,
         init_scale: float,
-        has_bias: bool = True,
     ) -> None:
         """Make the parameters.
 
@@ -41,23 +40,22 @@ class WeightNormalized(nn.Module):
             in_channels: Channels I of the input.
             out_channels: Channels O of the output.
             kernel_size: Rows and columns.
-            init_scale: Deviation of the outputs after initialization by data; with 0 the gain starts, and stays, at zero.
-            has_bias: Add a bias, and subtract the mean at initialization.
+            init_scale: Deviation of the outputs after initialization by data, which leaves a layer of 0 as it is: at zero.
         """
         super().__init__()
         self.init_scale = init_scale
         self.reduce: Callable[[Tensor], Tensor] | None = None  # while data initialize the layer
         self.direction = nn.Parameter(torch.empty(out_channels, in_channels, *kernel_size))
         self.gain = nn.Parameter(torch.full((out_channels,), float(init_scale)))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if has_bias else None
+        self.bias = nn.Parameter(torch.zeros(out_channels))
         with torch.no_grad():
             self.direction.normal_(0, 0.05)
 
     @property
     def is_untrained(self) -> bool:
         """Whether gain and bias are what they were made with."""
-        has_gain = bool(((self.gain - self.init_scale).abs() < 1e-6).all())  # of any floating type
-        return has_gain and (self.bias is None or not self.bias.any())
+        has_gain = ((self.gain - self.init_scale).abs() < 1e-6).all()  # of any floating type
+        return bool(has_gain) and not self.bias.any()
 
     def weight(self) -> Tensor:
         """Return the weight, (O, I, rows, columns)."""
@@ -65,21 +63,18 @@ class WeightNormalized(nn.Module):
         return self.direction * (self.gain / norm)[:, None, None, None]
 
     def biased(self, y: Tensor) -> Tensor:
-        """Add the bias to (N, O, H, W), or return it; when data initialize the layer, set gain and bias first."""
+        """Add the bias to (N, O, H, W); when data initialize the layer, set gain and bias first."""
         if self.reduce is not None and self.init_scale:
             count = torch.full_like(self.gain, y.numel() / y.shape[1])
             sums = (count, y.sum((0, 2, 3)), y.square().sum((0, 2, 3)))
             count, mean, square = self.reduce(torch.stack(sums).double())
             mean, square = mean / count, square / count
-            if self.bias is None:
-                mean = torch.zeros_like(mean)
             scale = self.init_scale / (square - mean.square()).clamp(min=0).add(1e-10).sqrt()
             with torch.no_grad():
                 self.gain.mul_(scale)
-                if self.bias is not None:
-                    self.bias.copy_(-mean * scale)
+                self.bias.copy_(-mean * scale)
             y = y * scale.to(y)[:, None, None]
-        return y if self.bias is None else y + self.bias[:, None, None]
+        return y + self.bias[:, None, None]
 
 
 class ShiftedConv2d(WeightNormalized):
@@ -95,7 +90,6 @@ class ShiftedConv2d(WeightNormalized):
         stride: int = 1,
         shift: tuple[int, int] = (0, 0),
         init_scale: float = 1.0,
-        has_bias: bool = True,
     ) -> None:
         """Make the layer.
 
@@ -107,11 +101,8 @@ class ShiftedConv2d(WeightNormalized):
             stride: The output has every stride-th row and column, from the first on.
             shift: Rows down and columns to the right by which the output is shifted; zeros come in.
             init_scale: Deviation of the outputs after initialization by data.
-            has_bias: Add a bias.
         """
-        super().__init__(
-            in_channels, out_channels, kernel_size, init_scale=init_scale, has_bias=has_bias
-        )
+        super().__init__(in_channels, out_channels, kernel_size, init_scale=init_scale)
         rows, columns = kernel_size
         self.left = columns // 2 if is_centered else columns - 1
         self.padding = (self.left, columns - 1 - self.left, rows - 1, 0)
@@ -153,44 +144,37 @@ class ShiftedConv2d(WeightNormalized):
         plan: Plan,
         source: Plane,
         *,
-        over_row: bool,
-        also: "Inputs | None" = None,
+        when: When = "position",
+        also: Inputs | None = None,
         bias: Tensor | None = None,
-        is_output: bool = False,
-        is_end: bool = False,
     ) -> Plane:
         """Append the layer to a plan.
 
         Args:
             plan: The plan.
             source: The input.
-            over_row: It reads finished rows only, through `source` too, so it runs over each row that begins. Otherwise its rows
-                above run then, and its own row at each position.
+            when: "row" if all that it reads, through `source` too, is finished then. Otherwise the kernel's rows above run over
+                the row that begins, and its own row when asked.
             also: Further inputs of the position.
             bias: Added beside the layer's own.
-            is_output: Only the parameters depend on the result.
-            is_end: Run at positions whose levels are known.
         """
         phase = phase_of(source.scale * self.stride)
         size = len(self.gain)
-        total = sum_of(self.bias, bias)
+        total = self.bias if bias is None else self.bias + bias
         also = also or []
-        if over_row:
+        if when == "row":
             target = plan.plane(size, scale=phase.every)
-            op = linear(target, [*self.inputs(source), *also], total)
-            plan.over_row(op, phase=phase)
+            plan.add(linear(target, [*self.inputs(source), *also], total), when, phase=phase)
             return target
         target = plan.plane(size, kind="cell", scale=phase.every)
-        plus: tuple[Tap, ...] = ()
+        own = [*self.inputs(source, of_row=True), *also]
         if above := self.inputs(source, of_row=False):
             finished = plan.plane(size, scale=phase.every)
-            plan.over_row(linear(finished, above, total), phase=phase)
-            plus, total = (finished.at(),), None
-        op = linear(target, [*self.inputs(source, of_row=True), *also], total, plus=plus)
-        if is_end:
-            plan.end(op)
+            plan.add(linear(finished, above, total), "row", phase=phase)
+            op = linear(target, own, None, plus=(finished.at(),))
         else:
-            plan.step(op, 0, is_output=is_output, phase=phase)
+            op = linear(target, own, total)
+        plan.add(op, when, phase=phase)
         return target
 
 
@@ -215,11 +199,11 @@ class ShiftedUpsampling(WeightNormalized):
         )[..., :height, :width]
         return y if plain else self.biased(y)
 
-    def emit(self, plan: Plan, source: Plane, *, over_row: bool) -> Plane:
+    def emit(self, plan: Plan, source: Plane, *, when: When) -> Plane:
         """Append the layer to a plan, one operation for each place of a position in its cell."""
         source.kind = "row"  # it is read at the cell's other positions too
         weight, scale = self.weight().detach(), source.scale // 2
-        target = plan.plane(len(self.gain), kind="row" if over_row else "cell", scale=scale)
+        target = plan.plane(len(self.gain), kind=kind_of(when), scale=scale)
         for i in range(2):
             for j in range(2):
                 reads = [(0, j)]  # offset of the cell, column of the kernel
@@ -227,11 +211,7 @@ class ShiftedUpsampling(WeightNormalized):
                     reads = [(1, 0), (0, 2)] if j else [(0, 1)]
                 inputs = [(source.at(0, offset), weight[:, :, i, k].t()) for offset, k in reads]
                 op = linear(target, inputs, self.bias)
-                phase = Phase(source.scale, i * scale, j * scale)
-                if over_row:
-                    plan.over_row(op, phase=phase)
-                else:
-                    plan.step(op, 0, phase=phase)
+                plan.add(op, when, phase=Phase(source.scale, i * scale, j * scale))
         return target
 
 
@@ -281,7 +261,6 @@ def phase_of(scale: int) -> Phase:
     return Phase(scale) if scale > 1 else EVERYWHERE
 
 
-def sum_of(*biases: Tensor | None) -> Tensor | None:
-    """Return the sum of those that are not None; None if there are none."""
-    there = [each.detach() for each in biases if each is not None]
-    return sum(there[1:], there[0]) if there else None
+def kind_of(when: When) -> Kind:
+    """Return what is kept of a map that no other position reads: a row of it if all of a row is computed together."""
+    return "row" if when == "row" else "cell"

@@ -3,7 +3,7 @@
 Its parameters equal the full pass, and its samples the oracle's for the same seeds, to rounding. Images stand in slots, each at
 its own position; they join and leave at any step, and nothing of an image depends on the other slots. Three implementations
 advance them, over one plan and one layout of planes: the interpreter (PyTorch over the batch), the same in steps that a
-GPU captures and replays (`cuda_graph`), and compiled code image by image (`compiled`).
+GPU captures and replays (`cuda_graph`), and compiled code (`compiled`).
 """
 
 import math

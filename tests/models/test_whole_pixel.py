@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from raypixel.config import ConfigProblems
+from raypixel.errors import ConfigError
 from raypixel.experiment import load_experiment
 from raypixel.models import build_model, validate_model_config
 from raypixel.nn.likelihoods import Bernoulli, Categorical
@@ -92,6 +93,13 @@ def test_fewer_rows_of_attention_see_less_and_the_first_position_nothing():
         assert not torch.equal(far(x)[..., 8, 0], far(changed)[..., 8, 0])
         for model in (near, far):
             assert torch.equal(model(x)[..., 0, 0], model(3 - x)[..., 0, 0])
+
+
+@pytest.mark.parametrize("kind", ["pixelcnn_pp", "pixelsnail", "gated_pixelcnn"])
+def test_class_conditioning_needs_data_with_classes(kind):
+    config = validate_model_config({"kind": kind, "use_class_conditioning": True})
+    with pytest.raises(ConfigError, match="use_class_conditioning must be false for data without"):
+        build_model(config, image_shape=(1, 4, 4), num_levels=2, num_classes=0)
 
 
 @pytest.mark.parametrize("option", [{"num_downsamplings": 3}, {"num_mixtures": 0}])

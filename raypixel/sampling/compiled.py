@@ -196,7 +196,8 @@ class CompiledStage(InterpretedStage):
         if num_threads == 1:
             run(slots)
             return
-        parts = [slots[thread::num_threads] for thread in range(num_threads)]
+        # contiguous: for strided arrays all would be compiled again
+        parts = [slots[thread::num_threads].copy() for thread in range(num_threads)]
         others = [_pool(num_threads - 1).submit(run, part) for part in parts[1:]]
         run(parts[0])
         for other in others:

@@ -55,7 +55,7 @@ class TrialEntry:
     configuration: str
     parameters: dict[str, Any]
     seed: int
-    run_folder: Annotated[str, Field(pattern=r"^trials/[A-Za-z0-9_=-][A-Za-z0-9._=-]*$")]
+    run_folder: Annotated[str, Field(pattern=r"^trials/[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,254}$")]
     status: Status = "running"
     error: str | None = None
     stopped_by: str | None = None

@@ -212,7 +212,14 @@ def test_an_index_of_names_that_are_not_ours_is_refused(bucket, change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"parameters": 3}, {"run_folder": "../../x"}, {"run_folder": "/x"}, {"epoch": []}]
+    "change",
+    [
+        {"parameters": 3},
+        {"run_folder": "../../x"},
+        {"run_folder": "/x"},
+        {"run_folder": "trials/" + "9" * 256},
+        {"epoch": []},
+    ],
 )
 def test_a_trial_that_is_not_ours_is_refused(tmp_path, change):
     Ledger(tmp_path, {"id": "x"}, {"a": TrialEntry("a", "a", {}, 0, "trials/001-a")}).write()
